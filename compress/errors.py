@@ -1,0 +1,163 @@
+"""The engine's errors: one tree, each with a stable code and a sentence that says what to do.
+
+CompressError
+├── ModelError          the uploaded model is at fault
+│   ├── InvalidModel          not loadable as TorchScript                 invalid_model
+│   ├── BadSignature          no forward, or one that cannot be called    bad_signature
+│   ├── BadOutput             forward returns something unusable          bad_output
+│   ├── ModelFailed           the model itself raised on valid input      model_failed
+│   ├── LiftMismatch          lifted and original disagree                lift_mismatch
+│   └── NothingToCompress     no layer left that could be compressed      nothing_to_compress
+├── DataError           the dataset is at fault
+│   ├── InvalidDataset        not readable as npz or safetensors          invalid_dataset
+│   ├── ShapeMismatch         arrays do not fit the model                 shape_mismatch
+│   ├── LabelMismatch         labels do not fit inputs or outputs         label_mismatch
+│   ├── EmptyDataset          no samples                                  empty_dataset
+│   ├── ObjectArrays          pickled objects in an npz                   object_arrays_not_allowed
+│   └── BadCalibrationData    NaN, infinite, constant or too few          bad_calibration_data
+├── SpecError           the request is at fault
+│   ├── InvalidSpec           a field has no meaning here                 invalid_spec
+│   ├── InputsUnknown         no dataset and no shapes                    inputs_unknown
+│   └── DeviceUnavailable     no such device                              device_unavailable
+├── ExportFailed        an artifact did not match when loaded afresh      export_failed
+└── OutOfMemory         the job did not fit                               out_of_memory
+"""
+
+from __future__ import annotations
+
+
+class CompressError(Exception):
+    """Base of all errors the engine raises on purpose.
+
+    Attributes:
+        code: Stable, snake_case; clients branch on it.
+        retryable: Whether running the same job again can help.
+        message: What went wrong and what the user can do; no paths, no stack.
+    """
+
+    code = "compress_error"
+    retryable = False
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ModelError(CompressError):
+    """The uploaded model is at fault."""
+
+    code = "model_error"
+
+
+class InvalidModel(ModelError):
+    """The file does not load as TorchScript."""
+
+    code = "invalid_model"
+
+
+class BadSignature(ModelError):
+    """The model has no forward, or one whose arguments cannot be given."""
+
+    code = "bad_signature"
+
+
+class BadOutput(ModelError):
+    """Forward returns something that cannot be compared or exported."""
+
+    code = "bad_output"
+
+
+class ModelFailed(ModelError):
+    """The model itself raised on the samples given."""
+
+    code = "model_failed"
+
+
+class LiftMismatch(ModelError):
+    """The lifted graph and the original disagree; names the first node that differs."""
+
+    code = "lift_mismatch"
+
+
+class NothingToCompress(ModelError):
+    """No layer could be compressed."""
+
+    code = "nothing_to_compress"
+
+
+class DataError(CompressError):
+    """The dataset is at fault."""
+
+    code = "data_error"
+
+
+class InvalidDataset(DataError):
+    """The file cannot be read as npz or safetensors."""
+
+    code = "invalid_dataset"
+
+
+class ShapeMismatch(DataError):
+    """The arrays do not fit the model."""
+
+    code = "shape_mismatch"
+
+
+class LabelMismatch(DataError):
+    """Labels do not fit the inputs or the outputs."""
+
+    code = "label_mismatch"
+
+
+class EmptyDataset(DataError):
+    """The dataset holds no samples."""
+
+    code = "empty_dataset"
+
+
+class ObjectArrays(DataError):
+    """An array of the npz holds pickled Python objects."""
+
+    code = "object_arrays_not_allowed"
+
+
+class BadCalibrationData(DataError):
+    """Calibration data is NaN, infinite, constant or too small."""
+
+    code = "bad_calibration_data"
+
+
+class SpecError(CompressError):
+    """The request is at fault."""
+
+    code = "spec_error"
+
+
+class InvalidSpec(SpecError):
+    """A field of the spec has no meaning here."""
+
+    code = "invalid_spec"
+
+
+class InputsUnknown(SpecError):
+    """Neither a dataset nor declared shapes tell what the model eats."""
+
+    code = "inputs_unknown"
+
+
+class DeviceUnavailable(SpecError):
+    """The device asked for is not there."""
+
+    code = "device_unavailable"
+
+
+class ExportFailed(CompressError):
+    """An artifact, loaded afresh, did not match the model in memory."""
+
+    code = "export_failed"
+
+
+class OutOfMemory(CompressError):
+    """The job needed more memory than there is."""
+
+    code = "out_of_memory"
