@@ -1,0 +1,389 @@
+"""Real network architectures, small enough to run anywhere, with seeded weights.
+
+Written out here rather than taken from a package, so that the module names are known and the
+tests need nothing but torch. BatchNorm statistics are random, since fresh ones (mean 0, variance
+1) would hide a normalisation that was lost or folded wrongly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def settle(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Gives BatchNorm random statistics and affine terms, and puts the model into eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            width = module.num_features
+            module.running_mean.copy_(torch.randn(width, generator=generator) * 0.1)
+            module.running_var.copy_(torch.rand(width, generator=generator) + 0.5)
+            with torch.no_grad():
+                module.weight.copy_(torch.rand(width, generator=generator) * 0.5 + 0.75)
+                module.bias.copy_(torch.randn(width, generator=generator) * 0.1)
+    return model.eval()
+
+
+class MLP(nn.Module):
+    """Two hidden layers over flat features."""
+
+    def __init__(self, features: int = 16, hidden: int = 32, classes: int = 4) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(features, hidden),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(hidden, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+        )
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.net(features))
+
+
+class SmallCNN(nn.Module):
+    """A digits-sized convolutional net."""
+
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.conv2 = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(32)
+        self.dropout = nn.Dropout(0.25)
+        self.fc1 = nn.Linear(32 * 4, 64)
+        self.fc2 = nn.Linear(64, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(image))), 2)
+        x = F.adaptive_avg_pool2d(F.relu(self.bn2(self.conv2(x))), 2)
+        x = x.view(x.size(0), -1)
+        return self.fc2(self.dropout(F.relu(self.fc1(x))))
+
+
+class BasicBlock(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inside != outside:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if self.downsample is not None:
+            identity = self.downsample(x)
+        out += identity
+        return self.relu(out)
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inside: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        outside = width * 4
+        self.conv1 = nn.Conv2d(inside, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, outside, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outside)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inside != outside:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        if self.downsample is not None:
+            identity = self.downsample(x)
+        out += identity
+        return self.relu(out)
+
+
+class ResNet(nn.Module):
+    """He et al. 2015. `depths` are the blocks of each stage."""
+
+    def __init__(self, depths: list[int], *, bottleneck: bool, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        inside = 64
+        stages: list[nn.Module] = []
+        for stage, depth in enumerate(depths):
+            width = 64 * 2**stage
+            blocks: list[nn.Module] = []
+            for block in range(depth):
+                stride = 2 if block == 0 and stage > 0 else 1
+                if bottleneck:
+                    blocks.append(Bottleneck(inside, width, stride))
+                    inside = width * 4
+                else:
+                    blocks.append(BasicBlock(inside, width, stride))
+                    inside = width
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(inside, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inside: int, outside: int, stride: int, expand: int) -> None:
+        super().__init__()
+        hidden = inside * expand
+        layers: list[nn.Module] = []
+        if expand != 1:
+            layers += [
+                nn.Sequential(
+                    nn.Conv2d(inside, hidden, 1, bias=False),
+                    nn.BatchNorm2d(hidden),
+                    nn.ReLU6(inplace=True),
+                )
+            ]
+        layers += [
+            nn.Sequential(
+                nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False),
+                nn.BatchNorm2d(hidden),
+                nn.ReLU6(inplace=True),
+            ),
+            nn.Conv2d(hidden, outside, 1, bias=False),
+            nn.BatchNorm2d(outside),
+        ]
+        self.conv = nn.Sequential(*layers)
+        self.use_res = stride == 1 and inside == outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.use_res:
+            return x + self.conv(x)
+        return self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """Sandler et al. 2018; `full=False` keeps three blocks."""
+
+    def __init__(self, classes: int = 1000, *, full: bool = True) -> None:
+        super().__init__()
+        plan = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+                (6, 160, 3, 2), (6, 320, 1, 1)]  # fmt: skip
+        if not full:
+            plan = [(1, 16, 1, 1), (6, 24, 2, 2)]
+        stem = nn.Sequential(
+            nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True)
+        )
+        features: list[nn.Module] = [stem]
+        inside = 32
+        for expand, outside, repeats, first_stride in plan:
+            for repeat in range(repeats):
+                stride = first_stride if repeat == 0 else 1
+                features.append(InvertedResidual(inside, outside, stride, expand))
+                inside = outside
+        last = 1280 if full else 64
+        features.append(
+            nn.Sequential(
+                nn.Conv2d(inside, last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU6(inplace=True)
+            )
+        )
+        self.features = nn.Sequential(*features)
+        self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(last, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        x = F.adaptive_avg_pool2d(x, (1, 1))
+        return self.classifier(torch.flatten(x, 1))
+
+
+class SqueezeExcite(nn.Module):
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(width, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = F.adaptive_avg_pool2d(x, 1)
+        return x * F.hardsigmoid(self.fc2(F.relu(self.fc1(scale))))
+
+
+class SENet(nn.Module):
+    """MobileNetV3 style: hard-swish, squeeze and excitation, global mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.Hardswish())
+        self.se = SqueezeExcite(16, 8)
+        self.point = nn.Conv2d(16, 24, 1)
+        self.act = nn.SiLU(inplace=True)
+        self.fc = nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.act(self.point(self.se(self.stem(x)))).mean([2, 3]))
+
+
+class InceptionBlock(nn.Module):
+    """Four parallel branches, concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch1 = nn.Conv2d(3, 8, 1)
+        self.branch3 = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1))
+        self.branch5 = nn.Conv2d(3, 8, 5, padding=2)
+        self.branch_pool = nn.Conv2d(3, 8, 1)
+        self.bn = nn.BatchNorm2d(32, eps=0.001)
+        self.fc = nn.Linear(32, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = F.avg_pool2d(x, kernel_size=3, stride=1, padding=1)
+        branches = [self.branch1(x), self.branch3(x), self.branch5(x), self.branch_pool(pooled)]
+        out = F.relu(self.bn(torch.cat(branches, 1)), inplace=True)
+        out = F.adaptive_avg_pool2d(out, (1, 1))
+        return self.fc(out.view(out.shape[0], -1))
+
+
+class UNet(nn.Module):
+    """Two levels, transposed convolution and bilinear upsampling, skip connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down1 = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.down2 = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.LeakyReLU(0.1))
+        self.bottom = nn.Conv2d(16, 16, 3, padding=1)
+        self.up2 = nn.ConvTranspose2d(16, 16, 2, stride=2)
+        self.mid = nn.Conv2d(32, 8, 3, padding=1)
+        self.up1 = nn.Upsample(scale_factor=2.0, mode="bilinear", align_corners=False)
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        first = self.down1(image)
+        second = self.down2(F.max_pool2d(first, 2))
+        bottom = F.elu(self.bottom(F.max_pool2d(second, 2)))
+        mid = F.gelu(self.mid(torch.cat([self.up2(bottom), second], dim=1)))
+        return torch.sigmoid(self.head(torch.cat([self.up1(mid), first], dim=1)))
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, inside: int, growth: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(inside)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv1 = nn.Conv2d(inside, growth, 3, padding=1, bias=False)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return self.conv1(self.relu1(self.norm1(torch.cat(features, 1))))
+
+
+class DenseNet(nn.Module):
+    """A block whose layers see the outputs of all before them."""
+
+    def __init__(self, growth: int = 8, layers: int = 3) -> None:
+        super().__init__()
+        self.conv0 = nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+        self.layers = nn.ModuleList(DenseLayer(16 + i * growth, growth) for i in range(layers))
+        self.norm = nn.BatchNorm2d(16 + layers * growth)
+        self.fc = nn.Linear(16 + layers * growth, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [self.conv0(x)]
+        for layer in self.layers:
+            features.append(layer(features))
+        out = F.relu(self.norm(torch.cat(features, 1)), inplace=True)
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(out, (1, 1)), 1))
+
+
+class ShuffleNet(nn.Module):
+    """Channel split and shuffle, grouped convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.branch = nn.Sequential(
+            nn.Conv2d(8, 8, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False),
+            nn.BatchNorm2d(8),
+        )
+        self.fc = nn.Linear(16, 3)
+
+    def shuffle(self, x: Tensor, groups: int) -> Tensor:
+        batch, channels, height, width = x.size()
+        x = x.view(batch, groups, channels // groups, height, width)
+        return torch.transpose(x, 1, 2).contiguous().view(batch, channels, height, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).chunk(2, dim=1)
+        out = self.shuffle(torch.cat((left, self.branch(right)), dim=1), 2)
+        return self.fc(out.mean([2, 3]))
+
+
+def mlp(features: int = 16, classes: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return settle(MLP(features, classes=classes))
+
+
+def small_cnn(channels: int = 1, classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return settle(SmallCNN(channels, classes))
+
+
+def resnet18(classes: int = 1000) -> nn.Module:
+    torch.manual_seed(0)
+    return settle(ResNet([2, 2, 2, 2], bottleneck=False, classes=classes))
+
+
+def resnet50(classes: int = 1000) -> nn.Module:
+    torch.manual_seed(0)
+    return settle(ResNet([3, 4, 6, 3], bottleneck=True, classes=classes))
+
+
+def mobilenet_v2(classes: int = 1000, *, full: bool = True) -> nn.Module:
+    """`full=False` keeps three blocks: the same operators in a fraction of the time."""
+    torch.manual_seed(0)
+    return settle(MobileNetV2(classes, full=full))
+
+
+def senet() -> nn.Module:
+    torch.manual_seed(0)
+    return settle(SENet())
+
+
+def inception_block() -> nn.Module:
+    torch.manual_seed(0)
+    return settle(InceptionBlock())
+
+
+def unet() -> nn.Module:
+    torch.manual_seed(0)
+    return settle(UNet())
+
+
+def densenet() -> nn.Module:
+    torch.manual_seed(0)
+    return settle(DenseNet())
+
+
+def shufflenet() -> nn.Module:
+    torch.manual_seed(0)
+    return settle(ShuffleNet())
