@@ -1,0 +1,115 @@
+"""The service's errors: one tree; each has an HTTP status and a stable code.
+
+ServiceError
+├── BadRequest            400  malformed syntax, bad headers            bad_request
+├── Unauthorized          401  no key, unknown or revoked               unauthorized
+├── Forbidden             403  the key lacks the scope                  forbidden
+├── NotFound              404  also: another project's                  not_found
+├── Conflict              409  in_use, already_finished, …              conflict
+├── TooLarge              413  over a limit                             too_large
+├── Unprocessable         422  well-formed, but cannot be done          unprocessable
+├── RangeNotSatisfiable   416                                           range_not_satisfiable
+├── StorageFull           507  no room; nothing was stored              storage_full
+└── Unavailable           503  try again; carries Retry-After           unavailable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One fault in a body: an RFC 6901 pointer to the field, and what is wrong with it."""
+
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """Base of all errors that a client sees."""
+
+    status = 500
+    code = "internal_error"
+    title = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        code: str | None = None,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.errors = tuple(errors)
+        self.headers = dict(headers or {})
+
+
+class BadRequest(ServiceError):
+    status = 400
+    code = "bad_request"
+    title = "Bad request"
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    code = "unauthorized"
+    title = "Unauthorized"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="tersor"'})
+
+
+class Forbidden(ServiceError):
+    status = 403
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class NotFound(ServiceError):
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class Conflict(ServiceError):
+    status = 409
+    code = "conflict"
+    title = "Conflict"
+
+
+class TooLarge(ServiceError):
+    status = 413
+    code = "too_large"
+    title = "Too large"
+
+
+class RangeNotSatisfiable(ServiceError):
+    status = 416
+    code = "range_not_satisfiable"
+    title = "Range not satisfiable"
+
+
+class Unprocessable(ServiceError):
+    status = 422
+    code = "unprocessable"
+    title = "Unprocessable"
+
+
+class StorageFull(ServiceError):
+    status = 507
+    code = "storage_full"
+    title = "Storage full"
+
+
+class Unavailable(ServiceError):
+    status = 503
+    code = "unavailable"
+    title = "Unavailable"
+
+    def __init__(self, detail: str, *, retry_after_s: int = 2, code: str | None = None) -> None:
+        super().__init__(detail, code=code, headers={"Retry-After": str(retry_after_s)})

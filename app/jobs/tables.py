@@ -1,0 +1,133 @@
+"""Tables of jobs, their labels, events and artifacts. The job row is the truth."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db import Base
+
+FINISHED = ("succeeded", "failed", "cancelled")
+
+
+class Job(Base):
+    """One job, or one preflight (`kind`): queued -> running -> succeeded | failed | cancelled.
+
+    `fence` rises with each claim; every write of a worker carries it, so a supervisor that wakes
+    after its lease changes nothing. `version` rises with every change: it is the ETag.
+    """
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index("ix_jobs_list", "project_id", "kind", "id"),
+        Index("ix_jobs_list_by_status", "project_id", "kind", "status", "id"),
+        Index("ix_jobs_claim", "status", "queue", "priority", "id"),
+        Index("ix_jobs_lease", "status", "lease_expires_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    kind: Mapped[str] = mapped_column(String(16), default="job")  # job | preflight
+    method: Mapped[str] = mapped_column(String(32))
+    queue: Mapped[str] = mapped_column(String(16))  # cpu | gpu | inspect
+    status: Mapped[str] = mapped_column(String(16), default="queued")
+    stage: Mapped[str | None] = mapped_column(String(16))
+    progress: Mapped[float] = mapped_column(default=0.0)
+    message: Mapped[str] = mapped_column(Text, default="")
+    eta_seconds: Mapped[float | None]
+    spec: Mapped[dict[str, Any]]
+    """The request body with defaults filled in, as the API shows it."""
+    model_id: Mapped[str] = mapped_column(String(40), index=True)
+    """No foreign key: a model may be deleted once the job has finished."""
+    labels: Mapped[dict[str, Any]]
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    timeout_s: Mapped[int] = mapped_column(Integer)
+    error: Mapped[dict[str, Any] | None]
+    result: Mapped[dict[str, Any] | None]
+
+    version: Mapped[int] = mapped_column(Integer, default=1)
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    fence: Mapped[int] = mapped_column(Integer, default=0)
+    owner: Mapped[str | None] = mapped_column(String(200))
+    lease_expires_at: Mapped[datetime | None]
+    message_sent_at: Mapped[datetime]
+    """When a wake-up message last went out; the sweeper sends another after a while."""
+
+    created_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+
+
+class JobDataset(Base):
+    """A dataset that a job reads; it cannot be deleted while the job is unfinished."""
+
+    __tablename__ = "job_datasets"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)  # calibration | evaluation
+    dataset_id: Mapped[str] = mapped_column(String(40), index=True)
+
+
+class JobLabel(Base):
+    """One label of one job, for filtering."""
+
+    __tablename__ = "job_labels"
+    __table_args__ = (Index("ix_job_labels_find", "project_id", "key", "value", "job_id"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(63), primary_key=True)
+    value: Mapped[str] = mapped_column(String(255))
+    project_id: Mapped[str] = mapped_column(String(40))
+
+
+class JobEvent(Base):
+    """Something that happened to a job: type status, stage, progress, metrics or log."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (Index("ix_job_events_page", "job_id", "id"),)
+
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    created_at: Mapped[datetime]
+    level: Mapped[str] = mapped_column(String(8), default="info")
+    type: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any] | None]
+
+
+class Artifact(Base):
+    """A file that a succeeded job made; inserted in the transaction that ends the job."""
+
+    __tablename__ = "artifacts"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    project_id: Mapped[str] = mapped_column(String(40))
+    name: Mapped[str] = mapped_column(String(200))
+    kind: Mapped[str] = mapped_column(String(16))  # model | report
+    format: Mapped[str] = mapped_column(String(16))
+    precision: Mapped[str | None] = mapped_column(String(16))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    storage_key: Mapped[str] = mapped_column(String(300))
+    created_at: Mapped[datetime]
+
+
+class WorkerSeen(Base):
+    """A worker that was alive lately, written by its sweeper."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(200), primary_key=True)
+    queues: Mapped[list[Any]]
+    slots: Mapped[int] = mapped_column(Integer)
+    info: Mapped[dict[str, Any]]
+    """`{torch, devices, sandbox: {layer: bool}}`."""
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime] = mapped_column(index=True)

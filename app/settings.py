@@ -1,0 +1,123 @@
+"""Settings from the environment, one class per concern. The README's table lists them."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class DatabaseSettings(BaseSettings):
+    """`TERSOR_DATABASE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_DATABASE_")
+
+    url: str | None = None
+    """SQLAlchemy URL; default: SQLite in the data folder. `postgresql+psycopg://…` to scale out."""
+    busy_timeout_s: float = 20.0
+    """How long a write waits for another one (SQLite)."""
+    pool_size: int = 10
+
+
+class BrokerSettings(BaseSettings):
+    """`TERSOR_BROKER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_BROKER_")
+
+    url: str | None = None
+    """Celery URL of Redis or Valkey; default: the socket of the embedded one."""
+
+
+class StorageSettings(BaseSettings):
+    """`TERSOR_STORAGE_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_STORAGE_")
+
+    url: str | None = None
+    """`file:///folder`; default: `blobs` in the data folder."""
+
+
+class LimitSettings(BaseSettings):
+    """`TERSOR_LIMIT_*`: what one request may ask for."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_LIMIT_")
+
+    upload_bytes: int = 16 * 2**30
+    dataset_declared_bytes: int = 64 * 2**30
+    """Bytes that a dataset's arrays claim, checked before anything is read."""
+    json_bytes: int = 2**20
+    timeout_s_default: int = 3600
+    timeout_s_max: int = 7 * 24 * 3600
+    wait_s_max: int = 60
+    """Longest `Prefer: wait`."""
+    preflight_wait_s: float = 15.0
+
+
+class WorkerSettings(BaseSettings):
+    """`TERSOR_WORKER_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_WORKER_")
+
+    lease_s: float = 30.0
+    """A running job whose supervisor is silent for so long is taken over."""
+    heartbeat_s: float = 5.0
+    sweep_s: float = 5.0
+    resend_after_s: float = 10.0
+    """A job queued for so long without a message gets another one."""
+    max_attempts: int = 3
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Threads of one job's computation."""
+    memory_bytes: int = 0
+    """Limit of a job's memory; 0 for three quarters of the machine's."""
+    nice: int = 5
+    """Politeness of job processes towards the API."""
+
+
+class Settings(BaseSettings):
+    """All settings. `TERSOR_DATA_DIR` is the folder of everything that needs no server."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_")
+
+    data_dir: Path = Path("tersor-data")
+    log_level: str = "INFO"
+
+    @cached_property
+    def database(self) -> DatabaseSettings:
+        return DatabaseSettings()
+
+    @cached_property
+    def broker(self) -> BrokerSettings:
+        return BrokerSettings()
+
+    @cached_property
+    def storage(self) -> StorageSettings:
+        return StorageSettings()
+
+    @cached_property
+    def limits(self) -> LimitSettings:
+        return LimitSettings()
+
+    @cached_property
+    def worker(self) -> WorkerSettings:
+        return WorkerSettings()
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self.data_dir.resolve() / 'tersor.db'}"
+
+    @property
+    def broker_url(self) -> str:
+        return self.broker.url or f"redis+socket://{self.data_dir.resolve() / 'run/broker.sock'}"
+
+    @property
+    def storage_url(self) -> str:
+        return self.storage.url or f"file://{self.data_dir.resolve() / 'blobs'}"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the process's settings, read once."""
+    return Settings()
