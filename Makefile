@@ -1,0 +1,38 @@
+# make demo | test | test-fast | check | up : each sets up its own virtual environment first.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+
+.PHONY: demo test test-fast check up clean
+
+demo: $(VENV)/.server  ## train a small real net, compress it through the HTTP API, print the table
+	$(BIN)/python benchmarks/demo.py
+
+test: $(VENV)/.dev  ## all tests; needs no server installed by hand
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev  ## without the tests that are slow or kill processes
+	$(BIN)/python -m pytest -m "not slow and not faults and not flow"
+
+check: $(VENV)/.dev  ## lint, format, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+up: $(VENV)/.server  ## the service on http://127.0.0.1:8080
+	$(BIN)/tersor up
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.server: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[server,demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[server,postgres,demo,dev]"
+	touch $@ $(VENV)/.server
