@@ -6,6 +6,7 @@ CompressError
 │   ├── BadSignature          no forward, or one that cannot be called    bad_signature
 │   ├── BadOutput             forward returns something unusable          bad_output
 │   ├── ModelFailed           the model itself raised on valid input      model_failed
+│   ├── UnsupportedOperator   holds what cannot be lifted yet             unsupported_operator
 │   ├── LiftMismatch          lifted and original disagree                lift_mismatch
 │   └── NothingToCompress     no layer left that could be compressed      nothing_to_compress
 ├── DataError           the dataset is at fault
@@ -71,6 +72,12 @@ class ModelFailed(ModelError):
     """The model itself raised on the samples given."""
 
     code = "model_failed"
+
+
+class UnsupportedOperator(ModelError):
+    """The model holds an operator, or a use of one, that cannot be lifted yet."""
+
+    code = "unsupported_operator"
 
 
 class LiftMismatch(ModelError):
