@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import JSON, DateTime, Engine, MetaData, create_engine, event
 from sqlalchemy.engine import URL, Connection, Dialect, make_url
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -134,10 +136,26 @@ def create_database_engine(settings: Settings) -> Engine:
 
 def migrate(settings: Settings) -> None:
     """Bring the database to the newest schema."""
+    config = _alembic_config()
+    engine = create_database_engine(settings)
+    config.attributes["engine"] = engine
+    try:
+        command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def is_schema_current(engine: Engine) -> bool:
+    """Return whether the database has exactly the schema that this code expects."""
+    heads = ScriptDirectory.from_config(_alembic_config()).get_heads()
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_heads() == tuple(heads)
+
+
+def _alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["engine"] = create_database_engine(settings)
-    command.upgrade(config, "head")
+    return config
 
 
 def _create_parent(url: URL) -> None:

@@ -7,6 +7,7 @@ ServiceError
 ├── NotFound              404  also: another project's                  not_found
 ├── Conflict              409  in_use, already_finished, …              conflict
 ├── TooLarge              413  over a limit                             too_large
+├── UnsupportedMediaType  415  a body of another kind                   unsupported_media_type
 ├── Unprocessable         422  well-formed, but cannot be done          unprocessable
 ├── RangeNotSatisfiable   416                                           range_not_satisfiable
 ├── StorageFull           507  no room; nothing was stored              storage_full
@@ -86,6 +87,12 @@ class TooLarge(ServiceError):
     status = 413
     code = "too_large"
     title = "Too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
 
 
 class RangeNotSatisfiable(ServiceError):

@@ -12,6 +12,7 @@ import threading
 from typing import Any, Literal
 
 from celery import Celery
+from kombu import Connection
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,14 @@ class Publisher:
             self._waiting.put(None)
             self._thread.join(timeout_s)
         self._celery.close()
+
+    def check(self, timeout_s: float = 2.0) -> None:
+        """Raise whatever the broker's client raises unless the broker answers a ping."""
+        options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        with Connection(
+            self._celery.conf.broker_url, transport_options=options, connect_timeout=timeout_s
+        ) as connection:
+            connection.default_channel.client.ping()
 
     def _run(self) -> None:
         while (message := self._waiting.get()) is not None:

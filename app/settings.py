@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -83,6 +84,7 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("tersor-data")
     log_level: str = "INFO"
+    log_format: Literal["plain", "json"] = "plain"
 
     @cached_property
     def database(self) -> DatabaseSettings:
