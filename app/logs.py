@@ -37,7 +37,7 @@ class PlainFormatter(logging.Formatter):
         extras = "".join(f" {key}={value}" for key, value in _extras(record).items())
         return f"{super().format(record)}{extras}"
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the base's name
+    def formatMessage(self, record: logging.LogRecord) -> str:
         # a line break in what a client sent must not look like a line of ours
         record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
         return super().formatMessage(record)

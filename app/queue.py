@@ -12,7 +12,6 @@ import threading
 from typing import Any, Literal
 
 from celery import Celery
-from kombu import Connection
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +67,8 @@ class Publisher:
     def check(self, timeout_s: float = 2.0) -> None:
         """Raise whatever the broker's client raises unless the broker answers a ping."""
         options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        with Connection(
-            self._celery.conf.broker_url, transport_options=options, connect_timeout=timeout_s
+        with self._celery.connection_for_write(
+            connect_timeout=timeout_s, transport_options=options
         ) as connection:
             connection.default_channel.client.ping()
 

@@ -1,0 +1,132 @@
+"""Commands for whoever runs the service: `python -m app.admin …`; every answer is JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from app.auth import repository
+from app.auth.tables import ApiKey, Project
+from app.db import Database, is_schema_current, migrate, utc_now
+from app.errors import ServiceError
+from app.settings import Settings, get_settings
+
+_ALL = 1_000_000
+
+
+class AdminError(Exception):
+    """Something the operator must put right."""
+
+
+def run(arguments: Sequence[str], settings: Settings) -> Any:
+    """Do what the arguments say and return the answer as plain JSON types."""
+    options = _parser().parse_args(arguments)
+    if options.command == "migrate":
+        migrate(settings)
+        return {"migrated": True}
+    database = Database(settings)
+    try:
+        if not is_schema_current(database.engine):
+            raise AdminError("The database has another schema: run `python -m app.admin migrate`.")
+        if options.command == "bootstrap":
+            return _bootstrap(database)
+        if options.command == "projects":
+            return _projects(database, options)
+        return _keys(database, options)
+    finally:
+        database.close()
+
+
+def main() -> None:
+    """Run one command; exit 1 with a sentence on stderr if it cannot be done."""
+    try:
+        answer = run(sys.argv[1:], get_settings())
+    except (AdminError, ServiceError) as error:
+        sys.exit(str(error))
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+def _bootstrap(database: Database) -> dict[str, Any]:
+    with database.write() as session:
+        project = repository.find_project(session, "default")
+        if project is None:
+            project = repository.create_project(session, "default")
+        if repository.count_live_keys(session) > 0:
+            return {}
+        key, token = repository.create_key(session, project.id, "first", repository.SCOPES)
+        return {"project_id": project.id, "key_id": key.id, "key": token}
+
+
+def _projects(database: Database, options: argparse.Namespace) -> Any:
+    if options.action == "create":
+        with database.write() as session:
+            return _show_project(repository.create_project(session, options.name))
+    with database.read() as session:
+        return [_show_project(project) for project in repository.list_projects(session, _ALL)]
+
+
+def _keys(database: Database, options: argparse.Namespace) -> Any:
+    if options.action == "create":
+        with database.write() as session:
+            project = repository.find_project(session, options.project)
+            if project is None:
+                raise AdminError(f"There is no project {options.project!r}.")
+            key, token = repository.create_key(session, project.id, options.name, options.scopes)
+            return {**_show_key(key), "key": token}
+    if options.action == "list":
+        with database.read() as session:
+            return [_show_key(key) for key in repository.list_keys(session, None, _ALL)]
+    with database.write() as session:
+        found = session.get(ApiKey, options.id)
+        if found is None:
+            raise AdminError(f"There is no key {options.id!r}.")
+        found.revoked_at = found.revoked_at or utc_now()
+        return _show_key(found)
+
+
+def _show_project(project: Project) -> dict[str, Any]:
+    return {"id": project.id, "name": project.name, "created_at": project.created_at.isoformat()}
+
+
+def _show_key(key: ApiKey) -> dict[str, Any]:
+    return {
+        "id": key.id,
+        "project_id": key.project_id,
+        "name": key.name,
+        "prefix": key.prefix,
+        "scopes": key.scopes,
+        "created_at": key.created_at.isoformat(),
+        "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m app.admin", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("migrate", help="bring the database to the newest schema")
+    commands.add_parser("bootstrap", help="make the first project and key, if there is none")
+
+    projects = commands.add_parser("projects").add_subparsers(dest="action", required=True)
+    projects.add_parser("create").add_argument("name")
+    projects.add_parser("list")
+
+    keys = commands.add_parser("keys").add_subparsers(dest="action", required=True)
+    create = keys.add_parser("create", help="the answer is the only place that shows the key")
+    create.add_argument("--project", default="default", help="id or name")
+    create.add_argument("--name", default="key")
+    create.add_argument(
+        "--scopes",
+        type=lambda text: text.split(","),
+        default=list(repository.SCOPES),
+        help="comma-separated: read,write,admin",
+    )
+    keys.add_parser("list")
+    keys.add_parser("revoke").add_argument("id")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

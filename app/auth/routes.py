@@ -1,0 +1,98 @@
+"""Keys and projects."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.auth import repository, service
+from app.auth.principal import Admin, Reader, Writer
+from app.auth.schemas import (
+    KeyCreate,
+    KeyCreated,
+    KeyQuery,
+    KeyView,
+    ProjectCreate,
+    ProjectView,
+)
+from app.db import Database
+from app.problems import document
+from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
+
+router = APIRouter(prefix="/v1", tags=["keys"])
+
+_BODY = {400: ["malformed_json", "bad_request", "json_too_deep"], 413: ["too_large"]}
+_GUARDED = {401: ["unauthorized"], 403: ["forbidden"], 503: ["database_busy"]}
+_INVALID = {422: ["invalid_request"]}
+
+
+@router.post(
+    "/keys",
+    status_code=201,
+    response_model=KeyCreated,
+    responses=document(_BODY | _GUARDED | {422: ["invalid_request", "project_not_found"]}),
+)
+def create_key(request: Request, principal: Writer, body: KeyCreate) -> Response:
+    """Make a key; its secret is shown this once."""
+    key, token = service.create_key(_database(request), principal, body)
+    view = KeyCreated(**KeyView.model_validate(key).model_dump(), key=token)
+    return json_answer(request, view, status=201, headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/keys",
+    response_model=Page[KeyView],
+    responses=document(_GUARDED | _INVALID) | NOT_MODIFIED,
+)
+def list_keys(request: Request, principal: Reader, query: Annotated[KeyQuery, Query()]) -> Response:
+    """List the project's keys, newest first, without their secrets."""
+    keys = service.list_keys(
+        _database(request), principal, query.project_id, query.limit + 1, query.after
+    )
+    views = [KeyView.model_validate(key) for key in keys]
+    return json_answer(request, take_page(views, query.limit))
+
+
+@router.delete(
+    "/keys/{key_id}",
+    status_code=204,
+    responses=document(_GUARDED | {404: ["not_found"], 422: ["invalid_request"]}),
+)
+def revoke_key(request: Request, principal: Writer, key_id: str) -> Response:
+    """Revoke a key, at once and for good."""
+    service.revoke_key(_database(request), principal, key_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/projects",
+    status_code=201,
+    response_model=ProjectView,
+    responses=document(_BODY | _GUARDED | _INVALID | {409: ["name_taken"]}),
+)
+def create_project(request: Request, _principal: Admin, body: ProjectCreate) -> Response:
+    """Make a project."""
+    with _database(request).write() as session:
+        project = repository.create_project(session, body.name)
+    return json_answer(request, ProjectView.model_validate(project), status=201)
+
+
+@router.get(
+    "/projects",
+    response_model=Page[ProjectView],
+    responses=document(_GUARDED | _INVALID) | NOT_MODIFIED,
+)
+def list_projects(
+    request: Request, _principal: Admin, query: Annotated[PageQuery, Query()]
+) -> Response:
+    """List all projects, newest first."""
+    with _database(request).read() as session:
+        projects = repository.list_projects(session, query.limit + 1, query.after)
+    views = [ProjectView.model_validate(project) for project in projects]
+    return json_answer(request, take_page(views, query.limit))
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database

@@ -1,0 +1,69 @@
+"""Bodies of keys and projects."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from app.fields import Name, ProjectId
+from app.responses import PageQuery
+
+Scope = Literal["read", "write", "admin"]
+
+
+class KeyCreate(BaseModel):
+    """A new key. It can have no scope that the asking key lacks."""
+
+    model_config = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    name: Name = "key"
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
+    project_id: ProjectId | None = None
+    """Another project; only a key with the scope `admin` may ask for that."""
+
+
+class KeyView(BaseModel):
+    """A key, without its secret."""
+
+    model_config = {"from_attributes": True}
+
+    id: str
+    project_id: str
+    name: str
+    prefix: str
+    scopes: list[Scope]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class KeyCreated(KeyView):
+    """A new key, with its secret: it is shown this once."""
+
+    key: str
+
+
+class KeyQuery(PageQuery):
+    """Which keys."""
+
+    project_id: ProjectId | None = None
+    """Another project's; only for a key with the scope `admin`."""
+
+
+class ProjectCreate(BaseModel):
+    """A new project."""
+
+    model_config = {"extra": "forbid"}
+
+    name: Name
+
+
+class ProjectView(BaseModel):
+    """Owner of models, datasets and jobs."""
+
+    model_config = {"from_attributes": True}
+
+    id: str
+    name: str
+    created_at: datetime
