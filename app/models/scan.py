@@ -1,0 +1,265 @@
+"""Reads a TorchScript file without torch: what forward takes, which operators, how many weights.
+
+Nothing of the file is run. A file that cannot be TorchScript is refused with a sentence that says
+what it is instead and how to make one.
+"""
+
+from __future__ import annotations
+
+import ast
+import warnings
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from app.archives import corrupt_archive, open_archive, read_entry
+from app.errors import Unprocessable
+from app.models.pickled import Instance, as_tensor, read_objects
+
+MAX_CODE_BYTES = 2 * 2**20
+MAX_PICKLE_BYTES = 64 * 2**20
+_ZIP = b"PK\x03\x04"
+_EMPTY_ZIP = b"PK\x05\x06"
+_EXPORT = (
+    "Make a TorchScript file from the model in eval mode: "
+    "torch.jit.trace(model, example).save('model.pt'), or torch.jit.script(model).save('model.pt')."
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a scan found out.
+
+    Attributes:
+        arguments: Of forward, without self: `[{name, type, has_default}]`.
+        operators: Operator name, as `aten::conv2d`, to its number of calls in the code.
+        parameters: Elements of all parameters, shared ones once; buffers do not count.
+    """
+
+    arguments: list[dict[str, Any]]
+    operators: dict[str, int]
+    parameters: int
+
+
+def scan_model(path: Path) -> ModelFacts:
+    """Check that the file is a whole TorchScript archive and describe it.
+
+    Raises:
+        Unprocessable: not_a_zip, empty_archive, not_torchscript, corrupt_archive, corrupt_entry,
+            code_too_large, bad_code, corrupt_pickle, bad_signature, too_many_entries.
+    """
+    _check_start(path)
+    with open_archive(path, "model") as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        if not infos:
+            raise Unprocessable(f"The archive is empty. {_EXPORT}", code="empty_archive")
+        root = _find_root(infos)
+        sources: dict[str, bytes] = {}
+        pickled = b""
+        for info in infos:
+            _check_size(info, root)
+            keep = info.filename == f"{root}/data.pkl" or _is_code(info, root)
+            content = b"".join(
+                chunk for chunk in read_entry(archive, info) if keep
+            )  # the rest is read through for its checksum
+            if info.filename == f"{root}/data.pkl":
+                pickled = content
+            elif keep:
+                sources[info.filename.removeprefix(f"{root}/code/")] = content
+    trees = {name: _parse(name, source) for name, source in sources.items()}
+    top = read_objects(pickled)
+    if not isinstance(top, Instance):
+        raise _not_torchscript("Its data.pkl holds no module.")
+    classes = _classes(trees)
+    return ModelFacts(
+        arguments=_arguments(classes, top.cls),
+        operators=_operators(trees),
+        parameters=_count_parameters(top, classes),
+    )
+
+
+def _check_start(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise Unprocessable(f"The file is empty (0 bytes). {_EXPORT}", code="not_a_zip")
+    if start.startswith(_EMPTY_ZIP):
+        raise Unprocessable(f"The archive is empty. {_EXPORT}", code="empty_archive")
+    if start.startswith(_ZIP):
+        return
+    if start.startswith(b"\x80"):
+        what = "It looks like a pickle, as old versions of torch.save wrote. "
+    elif start.startswith(b"\x93NUMPY"):
+        what = "It is a NumPy array. "
+    elif start[8:9] == b"{":
+        what = "It looks like safetensors, which hold weights without the model's code. "
+    else:
+        what = ""
+    raise Unprocessable(
+        f"The file is not a TorchScript archive (those are zip files). {what}{_EXPORT}",
+        code="not_a_zip",
+    )
+
+
+def _find_root(infos: list[zipfile.ZipInfo]) -> str:
+    names = [info.filename for info in infos]
+    for name in names:
+        root, _, rest = name.partition("/")
+        if rest == "data.pkl" and f"{root}/constants.pkl" in names:
+            if any(each.startswith(f"{root}/code/") for each in names):
+                return root
+            raise _not_torchscript("It has no code: the export did not finish.")
+    if any(name.endswith("/data.pkl") for name in names):
+        raise _not_torchscript(
+            "It was written by torch.save (a state_dict or a pickled module), which holds the "
+            "weights but not the model's code."
+        )
+    if any(name.endswith(("models/model.json", "archive_format")) for name in names):
+        raise _not_torchscript("It is a torch.export archive (.pt2).")
+    if any(name.endswith(".npy") for name in names):
+        raise _not_torchscript("It is a NumPy .npz file; upload data to /v1/datasets.")
+    raise _not_torchscript("It is some other zip file.")
+
+
+def _not_torchscript(what: str) -> Unprocessable:
+    return Unprocessable(f"The file is not TorchScript. {what} {_EXPORT}", code="not_torchscript")
+
+
+def _is_code(info: zipfile.ZipInfo, root: str) -> bool:
+    return info.filename.startswith(f"{root}/code/") and info.filename.endswith(".py")
+
+
+def _check_size(info: zipfile.ZipInfo, root: str) -> None:
+    if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+        raise corrupt_archive("model")
+    limits = {True: MAX_CODE_BYTES, False: MAX_PICKLE_BYTES}
+    if info.compress_type != zipfile.ZIP_STORED or _is_code(info, root):
+        limit = limits[_is_code(info, root)]
+    elif info.filename == f"{root}/data.pkl":
+        limit = MAX_PICKLE_BYTES
+    else:
+        return
+    if info.file_size > limit:
+        raise Unprocessable(
+            f"The entry {info.filename!a} unpacks to {info.file_size} bytes; "
+            f"at most {limit} are taken.",
+            code="code_too_large",
+        )
+
+
+def _parse(name: str, source: bytes) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise Unprocessable(
+            f"The code of the model ({name!a}) cannot be read; export the model again.",
+            code="bad_code",
+        ) from error
+
+
+def _classes(trees: dict[str, ast.Module]) -> dict[str, ast.ClassDef]:
+    """Return classes by full name: `__torch__/zoo.py` holds `__torch__.zoo.Net`."""
+    return {
+        f"{'.'.join(PurePosixPath(name).with_suffix('').parts)}.{node.name}": node
+        for name, tree in trees.items()
+        for node in tree.body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def _arguments(classes: dict[str, ast.ClassDef], root: str) -> list[dict[str, Any]]:
+    found = classes.get(root)
+    forward = next(
+        (
+            node
+            for node in (found.body if found is not None else [])
+            if isinstance(node, ast.FunctionDef) and node.name == "forward"
+        ),
+        None,
+    )
+    if forward is None:
+        raise Unprocessable(
+            "The model has no forward method, so it cannot be run. Export a module whose forward "
+            "takes the inputs.",
+            code="bad_signature",
+        )
+    given = forward.args
+    if given.vararg or given.kwarg or given.kwonlyargs:
+        raise Unprocessable(
+            "The model's forward takes *args, **kwargs or keyword-only arguments; give each input "
+            "an argument of its own.",
+            code="bad_signature",
+        )
+    arguments = [*given.posonlyargs, *given.args][1:]
+    required = len(arguments) - len(given.defaults)
+    return [
+        {
+            "name": argument.arg,
+            "type": ast.unparse(argument.annotation) if argument.annotation else "Tensor",
+            "has_default": index >= required,
+        }
+        for index, argument in enumerate(arguments)
+    ]
+
+
+def _operators(trees: dict[str, ast.Module]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and (name := _operator_name(node.func)):
+                counts[name] += 1
+    return dict(sorted(counts.items()))
+
+
+def _operator_name(function: ast.expr) -> str | None:
+    if not isinstance(function, ast.Attribute):
+        return None
+    owner = function.value
+    if isinstance(owner, ast.Name) and owner.id == "torch":
+        return f"aten::{function.attr}"
+    if (
+        isinstance(owner, ast.Attribute)
+        and isinstance(owner.value, ast.Name)
+        and owner.value.id == "ops"
+    ):
+        return f"{owner.attr}::{function.attr}"
+    return None
+
+
+def _count_parameters(top: Instance, classes: dict[str, ast.ClassDef]) -> int:
+    names = {name: _parameter_names(node) for name, node in classes.items()}
+    tensors = set()
+    seen: set[int] = set()
+    waiting = [top]
+    while waiting:
+        module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        for name, value in module.attributes.items():
+            if isinstance(value, Instance):
+                waiting.append(value)
+            elif name in names.get(module.cls, ()) and (tensor := as_tensor(value)):
+                tensors.add(tensor)
+    return sum(prod(tensor.shape) for tensor in tensors)
+
+
+def _parameter_names(node: ast.ClassDef) -> frozenset[str]:
+    for statement in node.body:
+        if (
+            isinstance(statement, ast.Assign)
+            and isinstance(statement.targets[0], ast.Name)
+            and statement.targets[0].id == "__parameters__"
+            and isinstance(statement.value, ast.List)
+        ):
+            return frozenset(
+                item.value
+                for item in statement.value.elts
+                if isinstance(item, ast.Constant) and isinstance(item.value, str)
+            )
+    return frozenset()
