@@ -1,0 +1,12 @@
+"""TorchScript to a trainable, quantizable torch.fx graph, from the file alone.
+
+`load` reads the file. `interpreter` walks its graph, module by module, and hands each operator to
+`operators`, which says what it becomes; `builder` writes the FX graph and computes every value
+beside it. `verify` compares the result with the original.
+"""
+
+from compress.lift.lift import lift
+from compress.lift.load import Argument, forward_arguments, load_model
+from compress.lift.report import Lifted, LiftReport
+
+__all__ = ["Argument", "LiftReport", "Lifted", "forward_arguments", "lift", "load_model"]

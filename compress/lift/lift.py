@@ -1,0 +1,184 @@
+"""TorchScript in, trainable and quantizable FX graph out, from the file alone."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from compress.errors import BadSignature, CompressError
+from compress.lift.builder import GraphBuilder
+from compress.lift.interpreter import Interpreter
+from compress.lift.load import forward_arguments
+from compress.lift.report import Lifted, LiftReport
+from compress.lift.values import ModuleRef
+from compress.lift.verify import (
+    TOLERANCE,
+    Oracle,
+    first_difference,
+    mismatch,
+    other_batches,
+    random_like,
+    relative_error,
+    run_lifted,
+)
+
+
+def lift(
+    module: torch.jit.ScriptModule, example_inputs: Sequence[Tensor], *, verify: bool = True
+) -> Lifted:
+    """Lifts a TorchScript model into a `torch.fx.GraphModule`.
+
+    Sizes stay symbolic; control flow is what the example inputs make it. Modules and parameters
+    keep their dotted names. The original is not changed and shares no memory with the result.
+
+    Args:
+        module: The model, in eval mode. One of half or double precision is lifted in float32.
+        example_inputs: One tensor for each argument of `forward`, batch first.
+        verify: Compare with the original, also at other batch sizes.
+
+    Raises:
+        BadSignature: The number or kind of inputs does not fit `forward`.
+        ModelFailed: The model itself raises on the example inputs.
+        UnsupportedOperator: The model holds what cannot be lifted yet.
+        LiftMismatch: Lifted and original disagree.
+    """
+    started_at = time.perf_counter()
+    _check_inputs(module, example_inputs)
+    working = _in_float32(module)
+    inputs = [_to_float32(value.detach()) for value in example_inputs]
+    oracle = Oracle(working)
+    expected = oracle.run(inputs)
+    lifted, report = _walk(working, inputs)
+    worst, dynamic = 0.0, []
+    if verify:
+        worst, dynamic = _verify(lifted, oracle, inputs, expected)
+    names = [argument.name for argument in forward_arguments(module)]
+    report = LiftReport(
+        operators=report.operators,
+        guards=report.guards,
+        modules=report.modules,
+        dynamic_dims={names[index]: axes for index, axes in enumerate(dynamic) if axes},
+        parameters=sum(value.numel() for value in module.parameters()),
+        parameters_lifted=sum(value.numel() for value in lifted.parameters()),
+        max_relative_error=worst,
+        seconds=time.perf_counter() - started_at,
+    )
+    return Lifted(lifted, report, module)
+
+
+def _check_inputs(module: torch.jit.ScriptModule, inputs: Sequence[Tensor]) -> None:
+    arguments = forward_arguments(module)
+    required = sum(not argument.has_default for argument in arguments)
+    if not required <= len(inputs) <= len(arguments):
+        wanted = str(required) if required == len(arguments) else f"{required}-{len(arguments)}"
+        names = ", ".join(argument.name for argument in arguments)
+        raise BadSignature(
+            f"forward takes {wanted} inputs ({names}), but {len(inputs)} were given."
+        )
+    for argument in arguments[: len(inputs)]:
+        if argument.type not in ("Tensor", "Optional[Tensor]"):
+            raise BadSignature(
+                f"Argument '{argument.name}' of forward is of type {argument.type}; "
+                "only tensors can be given."
+            )
+
+
+def _to_float32(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _in_float32(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(value.dtype == torch.float32 for value in tensors if value.is_floating_point()):
+        return module
+    return copy.deepcopy(module).float()
+
+
+def _walk(
+    module: torch.jit.ScriptModule, inputs: Sequence[Tensor]
+) -> tuple[torch.fx.GraphModule, LiftReport]:
+    builder = GraphBuilder(module)
+    walk = Interpreter(builder)
+    root = ModuleRef("", module)
+    schema = module._c._get_method("forward").schema.arguments[1:]
+    with torch.no_grad():
+        arguments = [
+            builder.placeholder(argument.name, value)
+            if index < len(inputs)
+            else argument.default_value
+            for index, (argument, value) in enumerate(
+                zip(schema, [*inputs, *[None] * (len(schema) - len(inputs))], strict=True)
+            )
+        ]
+        output = walk.run_method(root, "forward", arguments)
+        graph_module = builder.finish(output)
+    report = LiftReport(
+        operators=dict(sorted(walk.operators.items())),
+        guards=list(dict.fromkeys(builder.guards)),
+        modules={name: type(held).__name__ for name, held in builder.modules.items()},
+        parameters=0,
+        parameters_lifted=0,
+    )
+    return graph_module, report
+
+
+def _verify(
+    lifted: torch.fx.GraphModule,
+    oracle: Oracle,
+    inputs: Sequence[Tensor],
+    expected: object,
+) -> tuple[float, list[list[int]]]:
+    """Returns the worst error, and for each input the axes shown to vary."""
+    worst = _compare(lifted, oracle, inputs, expected)
+    batch_varies = False
+    for batch in other_batches(inputs):
+        accepted, reference = oracle.accepts(batch)
+        if accepted:
+            worst = max(worst, _compare(lifted, oracle, batch, reference))
+            batch_varies = True
+    dynamic: list[list[int]] = [[0] if batch_varies else [] for _ in inputs]
+    if len(inputs) == 1 and inputs[0].dim() == 4 and batch_varies:
+        dynamic[0] += _varying_image_axes(lifted, oracle, inputs[0])
+    return worst, dynamic
+
+
+def _varying_image_axes(lifted: torch.fx.GraphModule, oracle: Oracle, image: Tensor) -> list[int]:
+    """Axes 2 and 3, if original and lifted agree on an image of another size."""
+    height, width = (_other_length(length) for length in image.shape[2:])
+    generator = torch.Generator().manual_seed(1)
+    other = [random_like(image, (1, image.shape[1], height, width), generator)]
+    accepted, expected = oracle.accepts(other)
+    if not accepted:
+        return []
+    try:
+        error = relative_error(run_lifted(lifted, other), expected)
+    except RuntimeError:
+        return []
+    return [2, 3] if error <= TOLERANCE else []
+
+
+def _other_length(length: int) -> int:
+    """About three quarters, and a multiple of 32 where the length is one: nets halve images."""
+    step = 32 if length % 32 == 0 and length > 32 else 2
+    return max(step, length * 3 // 4 // step * step)
+
+
+def _compare(
+    lifted: torch.fx.GraphModule, oracle: Oracle, inputs: Sequence[Tensor], expected: object
+) -> float:
+    try:
+        error = relative_error(run_lifted(lifted, inputs), expected)
+    except RuntimeError:
+        error = float("inf")
+    if error <= TOLERANCE:
+        return error
+    try:
+        reference, _ = _walk(oracle.module, inputs)
+        node = first_difference(lifted, reference, inputs)
+    except CompressError:  # the model cannot be lifted at all for this size
+        node = "output"
+    raise mismatch(node, inputs[0].shape if inputs else (), error)

@@ -1,0 +1,68 @@
+"""Finds what lifts an operator call."""
+
+from __future__ import annotations
+
+from compress.errors import UnsupportedOperator
+from compress.lift.builder import GraphBuilder
+from compress.lift.operators import layers  # noqa: F401  registers its rules
+from compress.lift.operators.collections import lift_collections
+from compress.lift.operators.functions import lift_function
+from compress.lift.operators.inplace import lift_in_place
+from compress.lift.operators.numbers import lift_numbers
+from compress.lift.operators.registry import RULES, Call, overload_of
+from compress.lift.values import Symbol, Value, is_number
+
+
+def lift_call(builder: GraphBuilder, call: Call) -> Value:
+    """Lifts one operator call.
+
+    Raises:
+        UnsupportedOperator: Nothing here knows the operator.
+    """
+    for lift in (lift_numbers, lift_collections):
+        result = lift(builder, call)
+        if result is not NotImplemented:
+            return result
+    result = lift_in_place(builder, call, lift_functional)
+    return lift_functional(builder, call) if result is NotImplemented else result
+
+
+def lift_functional(builder: GraphBuilder, call: Call) -> Value:
+    """Lifts a call that changes none of its operands."""
+    rule = RULES.get(call.name)
+    if rule is not None:
+        result = rule(builder, call)
+        if result is not NotImplemented:
+            return result
+    result = lift_function(builder, call)
+    return lift_overload(builder, call) if result is NotImplemented else result
+
+
+def lift_overload(builder: GraphBuilder, call: Call) -> Value:
+    """The general way: the very operator of the original."""
+    overload = overload_of(call)
+    if overload is None or _reads_data(call):
+        raise UnsupportedOperator(
+            f"{builder.place} uses {call.name}, which cannot be lifted yet; "
+            "export the model without it."
+        )
+    positional, keywords = call.split()
+    types = {argument.name: str(argument.type) for argument in overload._schema.arguments}
+    names = [name for name in call.arguments if name not in call.keyword_only]
+    for index, (name, value) in enumerate(zip(names, positional, strict=False)):
+        if types.get(name) == "Tensor" and is_number(value):
+            positional[index] = builder.number_tensor(value)
+    return builder.call(overload, *positional, **keywords)
+
+
+def _reads_data(call: Call) -> bool:
+    """Operators that turn tensor elements into Python values, which FX cannot follow."""
+    if call.name == "prim::tolist":
+        return True
+    first = call.values[0] if call.values else None
+    return (
+        call.name in {"aten::Int", "aten::Float", "aten::Bool", "aten::item", "aten::equal"}
+        and isinstance(first, Symbol)
+        and first.is_tensor
+        and not first.is_constant
+    )

@@ -1,0 +1,155 @@
+"""The values a walk over a TorchScript graph carries: each concrete, and beside it its FX node.
+
+Plain Python objects (int, float, str, None, list, tuple, dict) stand for themselves. Tensors, and
+numbers that depend on the input, are `Symbol`s. Containers hold either.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+Value = Any
+"""A `Symbol`, a `ModuleRef`, a `FunctionRef`, a plain Python object, or a container of these."""
+
+
+class Symbol:
+    """A tensor, or a number that depends on the input.
+
+    Symbols are mutable on purpose: an in-place operator gives the symbol a new node and value, so
+    every holder of the tensor (a variable, a list) sees the new one, as in the original program.
+
+    Attributes:
+        value: What it is for the example inputs.
+        node: The FX node that computes it; None for constants and attributes not yet used.
+        path: Dotted name, for a parameter, buffer or tensor attribute of the model.
+        transposed: The 2d attribute that this symbol is the transpose of, if it is one.
+        from_data: A number read out of a tensor's elements, not out of its shape.
+        stale: Why it can no longer be read, once an alias of it has been written to.
+    """
+
+    __slots__ = (
+        "__weakref__", "aliases", "from_data", "node", "path", "stale", "transposed", "value",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        value: Tensor | bool | int | float,
+        node: fx.Node | None = None,
+        *,
+        path: str | None = None,
+        aliases: weakref.WeakSet[Symbol] | None = None,
+        from_data: bool = False,
+    ) -> None:
+        self.value = value
+        self.node = node
+        self.path = path
+        self.transposed: Symbol | None = None
+        self.from_data = from_data
+        self.stale: str | None = None
+        self.aliases: weakref.WeakSet[Symbol] = weakref.WeakSet() if aliases is None else aliases
+        self.aliases.add(self)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether neither the input nor a weight of the model can change it."""
+        return self.node is None and self.path is None
+
+    @property
+    def is_tensor(self) -> bool:
+        return isinstance(self.value, Tensor)
+
+    @property
+    def is_attribute(self) -> bool:
+        return self.path is not None
+
+    def rebind(self, value: Tensor, node: fx.Node | None) -> None:
+        """Takes the result of an in-place operator, and tells the aliases.
+
+        A symbol of the very same elements in the same order takes it too. Other views of the old
+        storage become unreadable, which is fine as long as nobody reads them.
+        """
+        old = self.value
+        assert isinstance(old, Tensor)
+        twins = [
+            alias
+            for alias in self.aliases
+            if isinstance(alias.value, Tensor) and _same_elements(alias.value, old)
+        ]
+        for alias in self.aliases:
+            alias.stale = "it views memory that an in-place operator has changed since"
+        fresh: weakref.WeakSet[Symbol] = weakref.WeakSet()
+        for twin in twins:
+            twin.value, twin.node, twin.path, twin.stale = value, node, None, None
+            twin.transposed = None
+            twin.aliases = fresh
+            fresh.add(twin)
+
+
+def _same_elements(a: Tensor, b: Tensor) -> bool:
+    return (
+        a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+    ) or a is b
+
+
+def shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors lie in one storage."""
+    try:
+        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() != 0
+    except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have no storage
+        return a is b
+
+
+@dataclass(frozen=True)
+class ModuleRef:
+    """A submodule of the original. `path` is its dotted name, empty for the root."""
+
+    path: str
+    module: torch.jit.ScriptModule
+
+    def child_path(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+
+@dataclass(frozen=True)
+class FunctionRef:
+    """A TorchScript function held in a constant."""
+
+    name: str
+    constant: torch._C.Node
+
+
+def map_symbols(value: Value, change: Callable[[Symbol], Any]) -> Any:
+    """Copies nested containers, with every symbol replaced by `change(symbol)`."""
+    if isinstance(value, Symbol):
+        return change(value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_symbols(item, change) for item in value))
+    if isinstance(value, list | tuple):
+        return type(value)(map_symbols(item, change) for item in value)
+    if isinstance(value, dict):
+        return {key: map_symbols(item, change) for key, item in value.items()}
+    return value
+
+
+def symbols_in(value: Value) -> list[Symbol]:
+    """All symbols inside nested containers."""
+    found: list[Symbol] = []
+    map_symbols(value, found.append)
+    return found
+
+
+def concrete(value: Value) -> Any:
+    """The value with its symbols replaced by what they are for the example inputs."""
+    return map_symbols(value, lambda symbol: symbol.value)
+
+
+def is_number(value: Value) -> bool:
+    """A Python number or a symbol of one; bools count."""
+    raw = value.value if isinstance(value, Symbol) else value
+    return isinstance(raw, bool | int | float)

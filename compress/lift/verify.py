@@ -1,0 +1,175 @@
+"""Compares the lifted graph with the original, and finds the first node that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compress.errors import LiftMismatch, ModelFailed
+
+TOLERANCE = 1e-5
+"""Largest error allowed, relative to the largest element of the original's output."""
+
+
+class Oracle:
+    """The original model, run without the executor's profiling, which makes first calls slow."""
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        self.module = module
+
+    def run(self, inputs: Sequence[Tensor]) -> Any:
+        """Output for the inputs, which it may not change.
+
+        Raises:
+            ModelFailed: The model raised; carries its own message.
+        """
+        try:
+            with torch.no_grad(), torch.jit.optimized_execution(False):
+                return self.module(*(value.clone() for value in inputs))
+        except (RuntimeError, torch.jit.Error, IndexError, ValueError) as error:
+            raise ModelFailed(
+                f"The model raised on the samples given: {clean_message(error)}"
+            ) from error
+
+    def accepts(self, inputs: Sequence[Tensor]) -> tuple[bool, Any]:
+        """Whether the model runs on the inputs, and its output if so."""
+        try:
+            return True, self.run(inputs)
+        except ModelFailed:
+            return False, None
+
+
+def clean_message(error: BaseException) -> str:
+    """The model's own words: TorchScript puts a trace of the code, with its paths, around them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if not lines[0].startswith("The following operation failed"):
+        return lines[0]
+    for line in reversed(lines):
+        head, mark, rest = line.partition("Error: ")
+        if mark and " " not in head:
+            return rest
+    return lines[-1]
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """Largest absolute difference of any pair of tensors over the largest expected element.
+
+    Structures that do not match, other shapes and other integers count as infinitely far.
+    """
+    if isinstance(expected, Tensor):
+        return _tensor_error(actual, expected)
+    if isinstance(expected, dict):
+        if not isinstance(actual, dict) or actual.keys() != expected.keys():
+            return float("inf")
+        pairs = [(actual[key], expected[key]) for key in expected]
+    elif isinstance(expected, list | tuple):
+        if not isinstance(actual, list | tuple) or len(actual) != len(expected):
+            return float("inf")
+        pairs = list(zip(actual, expected, strict=True))
+    else:
+        return 0.0 if actual == expected else float("inf")
+    return max((relative_error(a, b) for a, b in pairs), default=0.0)
+
+
+def _tensor_error(actual: Any, expected: Tensor) -> float:
+    if not isinstance(actual, Tensor) or actual.shape != expected.shape:
+        return float("inf")
+    if torch.equal(actual, expected):
+        return 0.0
+    if actual.dtype != expected.dtype or not expected.is_floating_point():
+        return float("inf")
+    same = (actual == expected) | (actual.isnan() & expected.isnan())
+    difference = torch.where(same, 0.0, actual - expected).abs().max()
+    if not torch.isfinite(difference):
+        return float("inf")
+    finite = torch.where(expected.isfinite(), expected, 0.0).abs().max()
+    return float(difference / finite.clamp_min(torch.finfo(expected.dtype).tiny))
+
+
+def run_lifted(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> Any:
+    """Output of the lifted graph, without gradients."""
+    with torch.no_grad():
+        return graph_module(*(value.clone() for value in inputs))
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps what every node computed; stops at the first that raises."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module, garbage_collect_values=False)
+        self.failed: fx.Node | None = None
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            result = super().run_node(n)
+        except Exception:
+            self.failed = n
+            raise
+        self.values[n.name] = result
+        return result
+
+
+def first_difference(
+    graph_module: fx.GraphModule, reference: fx.GraphModule, inputs: Sequence[Tensor]
+) -> str:
+    """Name of the first node whose value differs between two graphs lifted from one model.
+
+    Args:
+        graph_module: The graph that is wrong on `inputs`.
+        reference: Lifted with `inputs` as its own example, hence right on them.
+        inputs: Where they disagree.
+    """
+    mine, right = _Recorder(graph_module), _Recorder(reference)
+    with torch.no_grad():
+        for recorder in (right, mine):
+            try:
+                recorder.run(*(value.clone() for value in inputs))
+            except Exception:
+                if recorder.failed is None:
+                    raise
+    for name, value in mine.values.items():
+        if name not in right.values or relative_error(value, right.values[name]) > TOLERANCE:
+            return name
+    return mine.failed.name if mine.failed is not None else "output"
+
+
+def other_batches(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Random inputs alike in all but the first axis, at two other batch sizes.
+
+    None if the inputs do not share a first axis.
+    """
+    lengths = {value.shape[0] if value.dim() else None for value in inputs}
+    if len(lengths) != 1 or None in lengths:
+        return
+    (length,) = lengths
+    generator = torch.Generator().manual_seed(0)
+    for size in [size for size in (2, 3, 1) if size != length][:2]:
+        yield [random_like(value, (size, *value.shape[1:]), generator) for value in inputs]
+
+
+def random_like(example: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Random values in the range of the example: floats spread alike, integers drawn from it."""
+    if example.is_floating_point():
+        spread, centre = float(example.std(correction=0)), float(example.mean())
+        noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+        return (noise * (spread or 1.0) + centre).to(example.dtype)
+    if example.numel() == 0:
+        return example.new_zeros(tuple(shape))
+    picks = torch.randint(0, example.numel(), tuple(shape), generator=generator)
+    return example.flatten()[picks]
+
+
+def mismatch(node: str, shape: Sequence[int], error: float) -> LiftMismatch:
+    """The error that names a node."""
+    size = "x".join(str(length) for length in shape)
+    return LiftMismatch(
+        f"The lifted model differs from the original at node '{node}' for an input of {size} "
+        f"(relative error {error:.1e}); the model depends on its input in a way that cannot be "
+        "lifted yet."
+    )
