@@ -32,6 +32,8 @@ def open_archive(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(path) as archive:
             if len(archive.infolist()) > MAX_ENTRIES:
                 raise _too_many(what)
+            if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+                raise corrupt_archive(what)  # entries that overlap: a bomb for whoever reads them
             yield archive
     except zipfile.BadZipFile as error:
         raise corrupt_archive(what) from error

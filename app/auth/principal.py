@@ -10,8 +10,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.auth.repository import find_key
-from app.db import Database
 from app.errors import Forbidden, Unauthorized
+from app.state import services
 
 bearer = HTTPBearer(
     scheme_name="key", auto_error=False, description="A project's key: `Bearer tsr_…`."
@@ -36,8 +36,7 @@ def require(scope: str) -> Callable[..., Principal]:
     ) -> Principal:
         if credentials is None:
             raise Unauthorized("Send a key: Authorization: Bearer tsr_… (see `tersor keys`).")
-        database: Database = request.app.state.database
-        with database.read() as session:
+        with services(request).database.read() as session:
             key = find_key(session, credentials.credentials)
         if key is None:
             raise Unauthorized("This key is not known or was revoked. Make one: tersor keys create")

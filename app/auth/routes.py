@@ -16,9 +16,9 @@ from app.auth.schemas import (
     ProjectCreate,
     ProjectView,
 )
-from app.db import Database
 from app.problems import document
 from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
+from app.state import services
 
 router = APIRouter(prefix="/v1", tags=["keys"])
 
@@ -35,7 +35,7 @@ _INVALID = {422: ["invalid_request"]}
 )
 def create_key(request: Request, principal: Writer, body: KeyCreate) -> Response:
     """Make a key; its secret is shown this once."""
-    key, token = service.create_key(_database(request), principal, body)
+    key, token = service.create_key(services(request).database, principal, body)
     view = KeyCreated(**KeyView.model_validate(key).model_dump(), key=token)
     return json_answer(request, view, status=201, headers={"Cache-Control": "no-store"})
 
@@ -48,7 +48,7 @@ def create_key(request: Request, principal: Writer, body: KeyCreate) -> Response
 def list_keys(request: Request, principal: Reader, query: Annotated[KeyQuery, Query()]) -> Response:
     """List the project's keys, newest first, without their secrets."""
     keys = service.list_keys(
-        _database(request), principal, query.project_id, query.limit + 1, query.after
+        services(request).database, principal, query.project_id, query.limit + 1, query.after
     )
     views = [KeyView.model_validate(key) for key in keys]
     return json_answer(request, take_page(views, query.limit))
@@ -61,7 +61,7 @@ def list_keys(request: Request, principal: Reader, query: Annotated[KeyQuery, Qu
 )
 def revoke_key(request: Request, principal: Writer, key_id: str) -> Response:
     """Revoke a key, at once and for good."""
-    service.revoke_key(_database(request), principal, key_id)
+    service.revoke_key(services(request).database, principal, key_id)
     return Response(status_code=204)
 
 
@@ -73,7 +73,7 @@ def revoke_key(request: Request, principal: Writer, key_id: str) -> Response:
 )
 def create_project(request: Request, _principal: Admin, body: ProjectCreate) -> Response:
     """Make a project."""
-    with _database(request).write() as session:
+    with services(request).database.write() as session:
         project = repository.create_project(session, body.name)
     return json_answer(request, ProjectView.model_validate(project), status=201)
 
@@ -87,12 +87,7 @@ def list_projects(
     request: Request, _principal: Admin, query: Annotated[PageQuery, Query()]
 ) -> Response:
     """List all projects, newest first."""
-    with _database(request).read() as session:
+    with services(request).database.read() as session:
         projects = repository.list_projects(session, query.limit + 1, query.after)
     views = [ProjectView.model_validate(project) for project in projects]
     return json_answer(request, take_page(views, query.limit))
-
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database

@@ -7,12 +7,13 @@ a note of its arguments, and an object only its class name and its attributes.
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import Unprocessable
 
-MAX_OPCODES = 5_000_000
+MAX_OPCODES = 2_000_000
 _REBUILD = "torch._utils _rebuild_tensor_v2"
 _MARK = object()
 
@@ -91,6 +92,7 @@ def as_tensor(value: Any) -> Tensor | None:
 def _run(data: bytes) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
+    argument: Any
     for count, (opcode, argument, _position) in enumerate(pickletools.genops(data)):
         if count > MAX_OPCODES:
             raise ValueError("too many opcodes")
@@ -119,6 +121,7 @@ def _run(data: bytes) -> Any:
 
 
 def _step(name: str, stack: list[Any]) -> None:
+    items: Sequence[Any]
     if name == "TUPLE":
         stack.append(tuple(_pop_to_mark(stack)))
     elif name in _TUPLES:

@@ -15,12 +15,12 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from app.archives import corrupt_archive, open_archive, read_entry
+from app.archives import open_archive, read_entry
 from app.errors import Unprocessable
 from app.models.pickled import Instance, as_tensor, read_objects
 
 MAX_CODE_BYTES = 2 * 2**20
-MAX_PICKLE_BYTES = 64 * 2**20
+MAX_PACKED_BYTES = 64 * 2**20
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
 _EXPORT = (
@@ -57,10 +57,10 @@ def scan_model(path: Path) -> ModelFacts:
         if not infos:
             raise Unprocessable(f"The archive is empty. {_EXPORT}", code="empty_archive")
         root = _find_root(infos)
+        _check_sizes(infos, root)
         sources: dict[str, bytes] = {}
         pickled = b""
         for info in infos:
-            _check_size(info, root)
             keep = info.filename == f"{root}/data.pkl" or _is_code(info, root)
             content = b"".join(
                 chunk for chunk in read_entry(archive, info) if keep
@@ -132,20 +132,18 @@ def _is_code(info: zipfile.ZipInfo, root: str) -> bool:
     return info.filename.startswith(f"{root}/code/") and info.filename.endswith(".py")
 
 
-def _check_size(info: zipfile.ZipInfo, root: str) -> None:
-    if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
-        raise corrupt_archive("model")
-    limits = {True: MAX_CODE_BYTES, False: MAX_PICKLE_BYTES}
-    if info.compress_type != zipfile.ZIP_STORED or _is_code(info, root):
-        limit = limits[_is_code(info, root)]
-    elif info.filename == f"{root}/data.pkl":
-        limit = MAX_PICKLE_BYTES
-    else:
-        return
-    if info.file_size > limit:
+def _check_sizes(infos: list[zipfile.ZipInfo], root: str) -> None:
+    """Refuse archives that unpack to more than a scan should hold or read."""
+    code_bytes = sum(info.file_size for info in infos if _is_code(info, root))
+    packed_bytes = sum(
+        info.file_size
+        for info in infos
+        if info.compress_type != zipfile.ZIP_STORED or info.filename == f"{root}/data.pkl"
+    )
+    if code_bytes > MAX_CODE_BYTES or packed_bytes > MAX_PACKED_BYTES:
         raise Unprocessable(
-            f"The entry {info.filename!a} unpacks to {info.file_size} bytes; "
-            f"at most {limit} are taken.",
+            f"The model's code unpacks to {code_bytes} bytes and all packed entries to "
+            f"{packed_bytes}; at most {MAX_CODE_BYTES} and {MAX_PACKED_BYTES} are taken.",
             code="code_too_large",
         )
 

@@ -1,0 +1,91 @@
+"""The application: services in the lifespan, middleware, routers, OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.concurrency import run_in_threadpool
+
+from app import error_handlers
+from app.auth.routes import router as auth_router
+from app.body_guard import BodyGuardMiddleware
+from app.datasets.routes import router as datasets_router
+from app.db import Database
+from app.jobs.waiter import JobWaiter
+from app.models.routes import router as models_router
+from app.models.schemas import ModelFromArtifact
+from app.problems import Problem
+from app.queue import Publisher
+from app.request_id import RequestIdMiddleware
+from app.settings import Settings, get_settings
+from app.state import Services
+from app.storage import open_store
+from app.version import VERSION
+
+_ROUTERS: tuple[APIRouter, ...] = (models_router, datasets_router, auth_router)
+_UPLOAD_PATHS = frozenset({"/v1/models", "/v1/datasets"})
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """Return the application; it opens its database and broker when it starts."""
+    settings = settings or get_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        publisher = Publisher(settings.broker_url)
+        database = Database(settings, publisher)
+        waiter = JobWaiter(database)
+        app.state.services = Services(
+            settings, database, publisher, open_store(settings.storage_url), waiter
+        )
+        try:
+            yield
+        finally:
+            await waiter.close()
+            await run_in_threadpool(publisher.close)
+            database.close()
+
+    app = FastAPI(
+        title="Tersor",
+        version=VERSION,
+        summary="Makes TorchScript models smaller and faster.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # both pages load scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    for router in _ROUTERS:
+        app.include_router(router)
+    error_handlers.install(app)
+    app.add_middleware(
+        BodyGuardMiddleware,
+        limit_bytes=settings.limits.json_bytes,
+        upload_paths=_UPLOAD_PATHS,
+    )
+    app.add_middleware(RequestIdMiddleware)  # added last: outermost
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """Return the OpenAPI document, with the schemas that only our own references name."""
+    document = get_openapi(
+        title=app.title, version=app.version, summary=app.summary, routes=app.routes
+    )
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for model in (Problem, ModelFromArtifact):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+    return document

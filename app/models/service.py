@@ -1,0 +1,141 @@
+"""Taking models in and letting them go."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import select
+
+from app.db import Database, utc_now
+from app.errors import Conflict, FieldError, Unprocessable
+from app.fields import is_id
+from app.ids import new_id
+from app.jobs.tables import FINISHED, Artifact, Job
+from app.models import repository
+from app.models.scan import ModelFacts, scan_model
+from app.models.schemas import InputsField, ModelFromArtifact
+from app.models.tables import Model
+from app.multipart import Upload
+from app.storage import BlobStore, StagedBlob
+from app.storage_repository import release_content
+from app.uploads import LabelsField, NameField, check_digest, keep_content, read_field
+from compress.spec import TensorSpec
+
+FIELDS = frozenset({"name", "inputs", "labels", "sha256"})
+
+
+def add_upload(database: Database, store: BlobStore, project_id: str, upload: Upload) -> Model:
+    """Scan an uploaded file and keep it.
+
+    Raises:
+        Unprocessable: the fields or the file do not fit; nothing is stored.
+    """
+    check_digest(upload)
+    name = read_field(upload, "name", NameField, is_json=False, default=None)
+    labels = read_field(upload, "labels", LabelsField, is_json=True, default={})
+    inputs = None
+    if "inputs" in upload.fields:
+        inputs = read_field(upload, "inputs", InputsField, is_json=True, default=None)
+    return _add(database, store, project_id, upload.staged, upload.sha256, name, inputs, labels)
+
+
+def add_artifact(
+    database: Database, store: BlobStore, project_id: str, request: ModelFromArtifact
+) -> Model:
+    """Make a model of an artifact's bytes.
+
+    Raises:
+        Unprocessable: `artifact_not_found`, or the artifact is no TorchScript model.
+    """
+    with database.read() as session:
+        artifact = (
+            session.get(Artifact, request.artifact_id)
+            if is_id(request.artifact_id, "art")
+            else None
+        )
+    if artifact is None or artifact.project_id != project_id:
+        raise Unprocessable(
+            "There is no such artifact.",
+            code="artifact_not_found",
+            errors=[FieldError("/artifact_id", "There is no such artifact.")],
+        )
+    with store.stage() as staged:
+        for chunk in store.read(artifact.storage_key):
+            staged.write(chunk)
+        sha256 = staged.finish()
+        return _add(
+            database,
+            store,
+            project_id,
+            staged,
+            sha256,
+            request.name,
+            request.inputs,
+            request.labels,
+        )
+
+
+def remove_model(database: Database, store: BlobStore, project_id: str, model_id: str) -> None:
+    """Remove a model; its bytes too, once nothing else has the same.
+
+    Raises:
+        Conflict: `in_use` by a job that has not finished.
+    """
+    with database.write() as session:
+        model = repository.get_model(session, project_id, model_id)
+        session.refresh(model, with_for_update=True)
+        user = session.scalar(
+            select(Job.id).where(Job.model_id == model_id, Job.status.not_in(FINISHED)).limit(1)
+        )
+        if user is not None:
+            raise Conflict(f"{user} needs this model; cancel it or wait for it.", code="in_use")
+        session.delete(model)
+    release_content(database, store, model.sha256)
+
+
+def check_inputs(inputs: list[TensorSpec], arguments: list[dict[str, Any]]) -> None:
+    """Compare declared inputs with forward's arguments.
+
+    Raises:
+        Unprocessable: `bad_signature`.
+    """
+    names = [argument["name"] for argument in arguments]
+    required = [argument["name"] for argument in arguments if not argument["has_default"]]
+    declared = [each.name for each in inputs]
+    if declared != names[: len(declared)] or len(declared) < len(required):
+        detail = (
+            f"forward takes ({', '.join(names)}); declare its inputs in that order, by these "
+            f"names, and none of {', '.join(required) or 'them'} left out."
+        )
+        raise Unprocessable(detail, code="bad_signature", errors=[FieldError("/inputs", detail)])
+
+
+def _add(
+    database: Database,
+    store: BlobStore,
+    project_id: str,
+    staged: StagedBlob,
+    sha256: str,
+    name: str,
+    inputs: list[TensorSpec] | None,
+    labels: dict[str, str],
+) -> Model:
+    facts: ModelFacts = scan_model(staged.path)
+    if inputs is not None:
+        check_inputs(inputs, facts.arguments)
+    model = Model(
+        id=new_id("mdl"),
+        project_id=project_id,
+        name=name,
+        status="ready",
+        size_bytes=staged.size_bytes,
+        sha256=sha256,
+        inputs=None if inputs is None else [asdict(each) for each in inputs],
+        arguments=facts.arguments,
+        operators=facts.operators,
+        parameters=facts.parameters,
+        labels=labels,
+        created_at=utc_now(),
+    )
+    return keep_content(database, store, staged, sha256, model)
