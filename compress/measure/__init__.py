@@ -1,0 +1,1 @@
+"""Figures that are measured, never guessed: size, latency, quality, fidelity, environment."""

@@ -1,0 +1,56 @@
+"""A model's outputs as a flat list of tensors, whatever structure they come in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from compress.errors import BadOutput
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """Return all tensors of tuples, lists and dicts, in order.
+
+    Raises:
+        BadOutput: Something that is neither a tensor nor a structure of them.
+    """
+    if isinstance(output, Tensor):
+        return [output.dequantize() if output.is_quantized else output]
+    if isinstance(output, dict):
+        return [tensor for value in output.values() for tensor in output_tensors(value)]
+    if isinstance(output, tuple | list):
+        return [tensor for value in output for tensor in output_tensors(value)]
+    if output is None or isinstance(output, bool | int | float):
+        return []
+    raise BadOutput(
+        f"Forward returns a {type(output).__name__}; return tensors, or tuples, lists or dicts "
+        "of them."
+    )
+
+
+def primary_output(output: Any) -> Tensor:
+    """Return the tensor that quality is judged on: the first floating-point one.
+
+    Raises:
+        BadOutput: There is none.
+    """
+    for tensor in output_tensors(output):
+        if tensor.is_floating_point():
+            return tensor.float()
+    raise BadOutput("Forward returns no floating-point tensor, so nothing can be compared.")
+
+
+def same_structure(left: Any, right: Any) -> bool:
+    """Whether two outputs nest alike and their tensors agree in shape and element type."""
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return left.shape == right.shape and left.dtype == right.dtype
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(same_structure(left[k], right[k]) for k in left)
+    if isinstance(left, tuple | list) and isinstance(right, tuple | list):
+        return (
+            isinstance(left, tuple) == isinstance(right, tuple)
+            and len(left) == len(right)
+            and all(same_structure(a, b) for a, b in zip(left, right, strict=True))
+        )
+    return type(left) is type(right)

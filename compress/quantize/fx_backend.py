@@ -1,0 +1,243 @@
+"""The one seam to `torch.ao.quantization`, which upstream means to move out of torch.
+
+Nothing else in Tersor imports from `torch.ao`. What goes in and comes out are `fx.GraphModule`s.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.ao.nn import quantized as nnq
+from torch.ao.nn.intrinsic import quantized as nniq
+from torch.ao.quantization import (
+    HistogramObserver,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    QConfig,
+    QConfigMapping,
+    disable_observer,
+    observer,
+)
+from torch.ao.quantization.backend_config import get_native_backend_config
+from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+from torch.nn import functional as F
+
+# the attention to "migrate to torchao" that torch.ao gives on every call is ours, not the user's
+_NOISE = r".*(torch\.ao\.quantization is deprecated|_empty_affine_quantized|TypedStorage|must_run)"
+
+# Kept float: int8 kernels are missing, or emulate float and lose both time and accuracy.
+_FLOAT_OPERATORS: tuple[Any, ...] = (
+    nn.LayerNorm, F.layer_norm, nn.GroupNorm, F.group_norm,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, F.instance_norm,
+    nn.Softmax, F.softmax, torch.softmax, torch.matmul, "matmul",
+    nn.Embedding, nn.EmbeddingBag, F.embedding,
+    nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell,
+)  # fmt: skip
+
+# fbgemm's transposed kernels take one weight scale per tensor only (pytorch issue 47535)
+_TRANSPOSED: tuple[Any, ...] = (
+    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+)  # fmt: skip
+
+_ONEDNN_MAX_GROUPS = 100
+
+_OPERATORS: dict[type[nn.Module], Any] = {
+    nnq.Conv1d: torch.ops.quantized.conv1d,
+    nnq.Conv2d: torch.ops.quantized.conv2d,
+    nnq.Conv3d: torch.ops.quantized.conv3d,
+    nniq.ConvReLU1d: torch.ops.quantized.conv1d_relu,
+    nniq.ConvReLU2d: torch.ops.quantized.conv2d_relu,
+    nniq.ConvReLU3d: torch.ops.quantized.conv3d_relu,
+    nnq.ConvTranspose1d: torch.ops.quantized.conv_transpose1d,
+    nnq.ConvTranspose2d: torch.ops.quantized.conv_transpose2d,
+    nnq.ConvTranspose3d: torch.ops.quantized.conv_transpose3d,
+    nnq.Linear: torch.ops.quantized.linear,
+    nniq.LinearReLU: torch.ops.quantized.linear_relu,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticRecipe:
+    """How a graph is quantized.
+
+    Attributes:
+        granularity: One weight scale per output channel, or one per tensor.
+        observer: How activation ranges are found.
+        full_range: Activations span 0-255. Only where the processor has VNNI: without it the
+            kernels add pairs of products in 16 bits and saturate, so 0-127 is used.
+        narrow_layers: Dotted names of convolutions whose weights get 7 bits under the full range;
+            see `saturating_depthwise`.
+        float_layers: Dotted names of the modules that stay float.
+    """
+
+    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
+    observer: Literal["histogram", "minmax"] = "histogram"
+    full_range: bool = False
+    narrow_layers: frozenset[str] = frozenset()
+    float_layers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class PackedCall:
+    """A quantized layer as one operator: `operator(x, packed, scale, zero_point)`."""
+
+    operator: Any
+    packed: Any
+    scale: float
+    zero_point: int
+
+
+def saturating_depthwise(module: nn.Module) -> bool:
+    """Whether the x86 engine runs a convolution with fbgemm's depthwise kernel.
+
+    That kernel adds pairs of products in 16 bits even where there is VNNI, so full-range
+    activations times 8-bit weights saturate, off by up to a quarter of the range; 7-bit weights fit
+    (2 * 255 * 64 < 2**15). Up to 100 groups go to oneDNN, which is exact.
+    """
+    return (
+        isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        and module.groups > _ONEDNN_MAX_GROUPS
+        and module.groups == module.in_channels == module.out_channels
+    )
+
+
+@contextmanager
+def x86_engine() -> Iterator[None]:
+    """Pack and run weights with torch's `x86` engine: fbgemm, and oneDNN where that is faster."""
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "x86"
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+def prepare(
+    graph_module: fx.GraphModule, example_inputs: Sequence[Tensor], recipe: StaticRecipe
+) -> fx.GraphModule:
+    """Fuse conv-bn-relu and its like, and put observers in. Changes `graph_module`'s modules."""
+    custom = PrepareCustomConfig().set_non_traceable_module_names(
+        [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
+    )
+    with _quiet(), x86_engine():
+        return prepare_fx(
+            graph_module,
+            _mapping(recipe),
+            tuple(example_inputs),
+            prepare_custom_config=custom,
+            backend_config=get_native_backend_config(),
+        )
+
+
+def stop_observing(prepared: fx.GraphModule) -> None:
+    """Freeze what the observers saw; the module then computes as the float one does."""
+    prepared.apply(disable_observer)
+
+
+def convert(prepared: fx.GraphModule) -> fx.GraphModule:
+    """Turn a calibrated module into an int8 one. Consumes `prepared`."""
+    with _quiet(), x86_engine():
+        return convert_fx(prepared, backend_config=get_native_backend_config())
+
+
+def is_int8(module: nn.Module) -> bool:
+    """Whether a module holds int8 weights."""
+    return isinstance(module, nnq.Conv1d | nnq.Conv2d | nnq.Conv3d | nnq.Linear) or (
+        type(module) in _OPERATORS
+    )
+
+
+def is_rectified(module: nn.Module) -> bool:
+    """Whether a quantized module also applies the relu that followed it.
+
+    Without a relu operator too: an unsigned output whose zero point is 0 holds nothing below.
+    """
+    fused = (nniq.ConvReLU1d, nniq.ConvReLU2d, nniq.ConvReLU3d, nniq.LinearReLU)
+    return isinstance(module, fused) or int(module.zero_point) == 0  # type: ignore[arg-type]
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes of an int8 module's weights, scales, zero points and bias."""
+    weight, bias = module.weight(), module.bias()  # type: ignore[operator]
+    total = int(weight.numel()) * weight.element_size()
+    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        total += weight.q_per_channel_scales().nbytes + weight.q_per_channel_zero_points().nbytes
+    return total + (0 if bias is None else bias.nbytes)
+
+
+def packed_call(module: nn.Module) -> PackedCall | None:
+    """Return the operator that a quantized module is a wrapper of, or None if it does more."""
+    operator = _OPERATORS.get(type(module))
+    if operator is None or getattr(module, "padding_mode", "zeros") != "zeros":
+        return None
+    packed: Any = module._packed_params
+    packed = getattr(packed, "_packed_params", packed)  # Linear wraps its own once more
+    return PackedCall(operator, packed, float(module.scale), int(module.zero_point))  # type: ignore[arg-type]
+
+
+def _mapping(recipe: StaticRecipe) -> QConfigMapping:
+    ranges: type[HistogramObserver | MinMaxObserver] = (
+        HistogramObserver if recipe.observer == "histogram" else MinMaxObserver
+    )
+    activation = ranges.with_args(
+        dtype=torch.quint8,
+        qscheme=torch.per_tensor_affine,
+        reduce_range=not recipe.full_range,
+    )
+    per_tensor: Callable[..., Any] = MinMaxObserver.with_args(
+        dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
+    )
+    weight = per_tensor
+    if recipe.granularity == "per_channel":
+        weight = PerChannelMinMaxObserver.with_args(
+            dtype=torch.qint8, qscheme=torch.per_channel_symmetric
+        )
+    # sigmoid, tanh and hardsigmoid have known ranges: torch's own table says which
+    mapping = _with_known_ranges(QConfig(activation=activation, weight=weight))
+    for operator in _TRANSPOSED:
+        mapping.set_object_type(operator, QConfig(activation=activation, weight=per_tensor))
+    for operator in _FLOAT_OPERATORS:
+        mapping.set_object_type(operator, None)
+    if recipe.full_range:
+        narrow = QConfig(activation=activation, weight=weight.with_args(quant_min=-64, quant_max=63))
+        for name in sorted(recipe.narrow_layers):
+            mapping.set_module_name(name, narrow)
+    for name in sorted(recipe.float_layers):
+        mapping.set_module_name(name, None)
+    return mapping
+
+
+def _with_known_ranges(qconfig: QConfig) -> QConfigMapping:
+    mapping = QConfigMapping().set_global(qconfig)
+    known = {
+        "0to1": (nn.Sigmoid, torch.sigmoid, "sigmoid", "sigmoid_", nn.Hardsigmoid, F.hardsigmoid,
+                 "hardsigmoid", "hardsigmoid_"),
+        "neg1to1": (nn.Tanh, torch.tanh, "tanh", "tanh_"),
+    }  # fmt: skip
+    for span, operators in known.items():
+        fixed = getattr(observer, f"default_fixed_qparams_range_{span}_observer")
+        for operator in operators:
+            mapping.set_object_type(operator, QConfig(activation=fixed, weight=qconfig.weight))
+    return mapping
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=_NOISE)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.ao\..*")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.ao\..*")
+        yield
+
+
+logging.getLogger("torch.ao").setLevel(logging.ERROR)

@@ -1,0 +1,96 @@
+"""Rewrites that make a float graph fit for quantization; each keeps its outputs bit for bit."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+_VIEWS: tuple[Any, ...] = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+# What quantization would observe, and the operator of the same meaning that it leaves alone.
+_ARITHMETIC: dict[Any, Any] = {
+    operator.add: torch.ops.aten.add,
+    operator.iadd: torch.ops.aten.add,
+    torch.add: torch.ops.aten.add,
+    "add": torch.ops.aten.add,
+    operator.mul: torch.ops.aten.mul,
+    operator.imul: torch.ops.aten.mul,
+    torch.mul: torch.ops.aten.mul,
+    "mul": torch.ops.aten.mul,
+    torch.cat: torch.ops.aten.cat,
+}
+
+
+def make_quantizable(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
+    """Apply every rule to `graph_module` in place."""
+    graph_module.graph.eliminate_dead_code()  # unused `size` checks trip the quantizer's tracing
+    _drop_dropout(graph_module)
+    _views_to_reshapes(graph_module)
+    _spell_out_padding(graph_module)
+    _shield_integers(graph_module, example_inputs)
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def _drop_dropout(graph_module: fx.GraphModule) -> None:
+    """Dropout does nothing in inference, but would stand between a layer and its relu."""
+    for node in list(graph_module.graph.nodes):
+        if node.op == "call_module" and isinstance(
+            graph_module.get_submodule(str(node.target)), nn.modules.dropout._DropoutNd
+        ):
+            node.replace_all_uses_with(node.args[0])
+            graph_module.graph.erase_node(node)
+
+
+def _views_to_reshapes(graph_module: fx.GraphModule) -> None:
+    """int8 convolutions return channels-last tensors, of which `view` refuses to be taken."""
+    for node in graph_module.graph.nodes:
+        is_method = node.op == "call_method" and node.target == "view"
+        is_operator = node.op == "call_function" and node.target in _VIEWS
+        if (is_method or is_operator) and not any(
+            isinstance(arg, torch.dtype) for arg in [*node.args, *node.kwargs.values()]
+        ):
+            shape = node.args[1:] or tuple(node.kwargs.values())
+            node.op, node.target = "call_method", "reshape"
+            node.args, node.kwargs = (node.args[0], *shape), {}
+
+
+def _spell_out_padding(graph_module: fx.GraphModule) -> None:
+    """The int8 convolutions take numbers, not 'same' and 'valid'."""
+    for module in graph_module.modules():
+        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            continue
+        if module.padding == "valid":
+            module.padding = (0,) * len(module.kernel_size)
+        elif module.padding == "same":
+            both = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+            if all(total % 2 == 0 for total in both):
+                module.padding = tuple(total // 2 for total in both)
+
+
+class _Kinds(fx.Interpreter):
+    """Runs the graph once and keeps the nodes whose value is an integer or boolean tensor."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.integers: list[fx.Node] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and not value.is_floating_point():
+            self.integers.append(n)
+        return value
+
+
+def _shield_integers(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
+    """Arithmetic on positions, masks and ids must not be observed as if it were activations."""
+    kinds = _Kinds(graph_module)
+    with torch.no_grad():
+        kinds.run(*example_inputs)
+    for node in kinds.integers:
+        if node.op in ("call_function", "call_method") and node.target in _ARITHMETIC:
+            node.target, node.op = _ARITHMETIC[node.target], "call_function"

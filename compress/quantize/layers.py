@@ -1,0 +1,156 @@
+"""The per-layer table: what became of every weighted layer, and what it cost in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress.measure.fidelity import NoiseMeter
+from compress.quantize.fx_backend import is_int8, is_rectified, stored_bytes
+from compress.result import Layer
+from compress.spec import LayerPrecision
+
+_NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def weighted_layers(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
+    """Return the modules that the graph calls and that hold weights, in order of their call."""
+    called = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
+    modules = {name: graph_module.get_submodule(name) for name in dict.fromkeys(called)}
+    return {name: module for name, module in modules.items() if weight_bytes(module) > 0}
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of a float module's parameters."""
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def layer_table(
+    layers: Mapping[str, nn.Module],
+    converted: fx.GraphModule,
+    overrides: Mapping[str, tuple[str, LayerPrecision]],
+    sqnr_db: Mapping[str, float],
+) -> list[Layer]:
+    """List every weighted layer; a BatchNorm that was folded into its neighbour is no longer one.
+
+    Args:
+        layers: Name to float module, before quantization.
+        converted: The int8 graph.
+        overrides: Name to (pattern, precision) that the request set.
+        sqnr_db: Name to signal-to-quantization-noise ratio of the layer's output.
+    """
+    called = {str(node.target) for node in converted.graph.nodes if node.op == "call_module"}
+    table = []
+    for name, module in layers.items():
+        if name not in called:
+            continue
+        after = converted.get_submodule(name)
+        quantized = is_int8(after)
+        before_bytes = weight_bytes(module)
+        table.append(
+            Layer(
+                name=name,
+                type=type_name(module),
+                precision="int8" if quantized else "fp32",
+                size_bytes=(before_bytes, stored_bytes(after) if quantized else before_bytes),
+                sqnr_db=sqnr_db.get(name),
+                reason=None if quantized else _why_float(name, module, overrides),
+            )
+        )
+    return table
+
+
+def type_name(module: nn.Module) -> str:
+    """Return the class name a user knows the layer by."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(getattr(module, "original_name", "ScriptModule"))
+    return type(module).__name__
+
+
+def _why_float(
+    name: str, module: nn.Module, overrides: Mapping[str, tuple[str, LayerPrecision]]
+) -> str:
+    pattern, precision = overrides.get(name, ("", "int8"))
+    if precision == "fp32":
+        return f"override '{pattern}' keeps it fp32"
+    kind = type_name(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        return "could not be lifted, so it stays TorchScript as it was"
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return f"{kind} has no static int8 kernel"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return f"{kind} looks rows up and multiplies nothing; static int8 does not apply"
+    if isinstance(module, _NORMALISATIONS):
+        return f"{kind} holds few weights, and they stay float for accuracy"
+    if isinstance(getattr(module, "padding", None), str):
+        return "padding 'same' with an even kernel has no int8 kernel"
+    return f"{kind} has no int8 kernel"
+
+
+def measure_layers(
+    reference: fx.GraphModule,
+    converted: fx.GraphModule,
+    names: Iterable[str],
+    batches: Iterable[Sequence[Tensor]],
+) -> dict[str, float]:
+    """Return the SQNR in dB of each layer's output, float graph against int8 graph.
+
+    One batch is alive at a time. Outputs in the int8 graph carry the errors of all layers before.
+
+    Args:
+        reference: The fused float graph; its modules bear the names of the int8 ones.
+        converted: The int8 graph.
+        names: Layers to compare.
+        batches: Few, small batches of inputs.
+    """
+    shared = [name for name in names if _called(reference, name) and _called(converted, name)]
+    meters = {name: NoiseMeter() for name in shared}
+    signals: dict[str, list[Tensor]] = {name: [] for name in shared}
+    quantized = {name: converted.get_submodule(name) for name in shared}
+    with_relu = {n for n, module in quantized.items() if is_int8(module) and is_rectified(module)}
+
+    def keep(name: str, output: Tensor) -> None:
+        signals[name].append(output)
+
+    def compare(name: str, output: Tensor) -> None:
+        if signals[name]:
+            signal = signals[name].pop(0)
+            # conversion also fuses a relu that stood apart in the float graph
+            meters[name].add(signal.relu() if name in with_relu else signal, output)
+
+    with torch.no_grad():
+        for batch in batches:
+            for outputs in signals.values():
+                outputs.clear()
+            _run_hooked(reference, shared, batch, keep)
+            _run_hooked(converted, shared, batch, compare)
+    return {name: meter.sqnr_db for name, meter in meters.items() if meter.elements}
+
+
+def _called(graph_module: fx.GraphModule, name: str) -> bool:
+    return any(n.op == "call_module" and n.target == name for n in graph_module.graph.nodes)
+
+
+def _run_hooked(
+    graph_module: fx.GraphModule,
+    names: Sequence[str],
+    batch: Sequence[Tensor],
+    receive: Callable[[str, Tensor], None],
+) -> None:
+    def hook_for(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, Tensor):
+                receive(name, first.dequantize() if first.is_quantized else first)
+
+        return hook
+
+    handles = [graph_module.get_submodule(n).register_forward_hook(hook_for(n)) for n in names]
+    try:
+        graph_module(*batch)
+    finally:
+        for handle in handles:
+            handle.remove()

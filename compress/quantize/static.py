@@ -1,0 +1,90 @@
+"""Static post-training quantization of a lifted graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from compress.errors import NothingToCompress
+from compress.quantize import fx_backend
+from compress.quantize.fx_backend import StaticRecipe
+from compress.quantize.graph_rules import make_quantizable
+from compress.quantize.layers import layer_table, measure_layers, weighted_layers
+from compress.quantize.overrides import resolve_overrides
+from compress.result import Layer
+from compress.spec import PtqConfig
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An int8 graph and the table of its layers."""
+
+    graph_module: fx.GraphModule
+    layers: list[Layer]
+
+
+def quantize_static(
+    graph_module: fx.GraphModule,
+    example_inputs: Sequence[Tensor],
+    calibration: Iterable[Sequence[Tensor]],
+    config: PtqConfig,
+    *,
+    full_range: bool,
+    probes: Iterable[Sequence[Tensor]] = (),
+    on_convert: Callable[[], None] = lambda: None,
+) -> Quantized:
+    """Quantize weights and activations to int8 with scales from calibration.
+
+    Args:
+        graph_module: The float graph; left as it is.
+        example_inputs: One small batch.
+        calibration: Batches of inputs, read once; the caller counts progress as they are drawn.
+        config: Observer, granularity, overrides.
+        full_range: Whether the processor's int8 kernels do not saturate; see StaticRecipe.
+        probes: Few, small batches on which each layer's error is measured.
+        on_convert: Called when calibration is over.
+
+    Raises:
+        NothingToCompress: No layer could be quantized.
+        InvalidSpec: An override that matches no layer.
+    """
+    model = copy.deepcopy(graph_module).float().eval()
+    layers = weighted_layers(model)
+    overrides = resolve_overrides(config.overrides, list(layers))
+    make_quantizable(model, example_inputs)
+    unspelt = {n for n, m in layers.items() if isinstance(getattr(m, "padding", None), str)}
+    recipe = StaticRecipe(
+        granularity=config.granularity,
+        observer=config.observer,
+        full_range=full_range,
+        narrow_layers=frozenset(
+            n for n, module in layers.items() if fx_backend.saturating_depthwise(module)
+        ),
+        float_layers=frozenset(
+            {n for n, (_, precision) in overrides.items() if precision == "fp32"} | unspelt
+        ),
+    )
+    prepared = fx_backend.prepare(model, example_inputs, recipe)
+    with torch.no_grad():
+        for batch in calibration:
+            prepared(*batch)
+    on_convert()
+    fx_backend.stop_observing(prepared)
+    reference = copy.deepcopy(prepared)  # conversion consumes its argument
+    converted = fx_backend.convert(prepared)
+    sqnr_db = measure_layers(reference, converted, layers, probes)
+    table = layer_table(layers, converted, overrides, sqnr_db)
+    if not any(layer.precision == "int8" for layer in table):
+        raise NothingToCompress(_nothing(table))
+    return Quantized(converted, table)
+
+
+def _nothing(table: Sequence[Layer]) -> str:
+    if not table:
+        return "The model has no layer with weights, so there is nothing to quantize."
+    reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in table[:5])
+    return f"None of the model's {len(table)} weighted layers can become int8 ({reasons})."
