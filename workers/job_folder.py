@@ -1,0 +1,157 @@
+"""The folder of one attempt: input files, the order, and what the engine makes.
+
+work/<job>-<fence>/inputs/   hard links to the blobs
+                   out/      what the engine makes
+                   scratch/  the process's home and temporary files
+                   order.json
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.datasets.tables import Dataset
+from app.jobs.tables import JobDataset
+from app.models.tables import Model
+from app.settings import Settings
+from app.storage import BlobStore, content_key, raise_if_full
+from workers.failures import Failure
+from workers.lease import Claim
+from workers.order import Order, spec_from_request
+from workers.sandbox import Limits
+
+_FREE_FILE_BYTES = 2**30
+_FILE_BYTES_PER_MODEL_BYTE = 4
+
+
+class InputsGone(Exception):
+    """A model or dataset of the job is no longer there."""
+
+    failure = Failure(
+        "inputs_gone",
+        "The job's model or dataset is no longer stored. Upload it again and submit a new job.",
+    )
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """What a job reads: role to content hash and file suffix, and the model's declared inputs."""
+
+    files: Mapping[str, tuple[str, str]]
+    model_inputs: tuple[Mapping[str, Any], ...]
+    model_bytes: int
+
+
+def work_folder(settings: Settings) -> Path:
+    """Return the folder of all attempts on this host."""
+    return settings.data_dir.resolve() / "work"
+
+
+@contextmanager
+def job_folder(settings: Settings, claim: Claim) -> Iterator[Path]:
+    """Make the attempt's folder, and remove it at the end, whatever happens."""
+    folder = work_folder(settings) / claim.name
+    try:
+        try:
+            for part in ("inputs", "out", "scratch"):
+                (folder / part).mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise_if_full(error)
+            raise
+        yield folder
+    finally:
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove an attempt's folder; a sweeper may be at it too."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def find_files(session: Session, claim: Claim) -> JobFiles:
+    """Look up what the job reads.
+
+    Raises:
+        InputsGone: a model or dataset is not there.
+    """
+    model = session.get(Model, claim.model_id)
+    datasets = session.execute(
+        select(JobDataset.role, Dataset.sha256, Dataset.format)
+        .join_from(JobDataset, Dataset, Dataset.id == JobDataset.dataset_id, isouter=True)
+        .where(JobDataset.job_id == claim.job_id)
+    ).all()
+    if model is None or any(row.sha256 is None for row in datasets):
+        raise InputsGone
+    files = {row.role: (row.sha256, f".{row.format}") for row in datasets}
+    return JobFiles(
+        files={"model": (model.sha256, ".pt"), **files},
+        model_inputs=tuple(model.inputs or ()),
+        model_bytes=model.size_bytes,
+    )
+
+
+def fill(
+    folder: Path, claim: Claim, job_files: JobFiles, store: BlobStore, settings: Settings
+) -> Order:
+    """Bring the inputs into the folder and write the order.
+
+    Raises:
+        InputsGone: a blob is not in the storage.
+        StorageFull: there is no room.
+    """
+    names = {}
+    try:
+        for role, (sha256, suffix) in job_files.files.items():
+            names[role] = f"{role}{suffix}"
+            store.fetch(content_key(sha256), folder / "inputs" / names[role])
+        order = Order(
+            kind=claim.kind,
+            spec=spec_from_request(claim.spec, settings.worker.threads),
+            inputs=names,
+            model_inputs=job_files.model_inputs,
+            limits=Limits(
+                memory_bytes=memory_limit(settings),
+                cpu_s=(claim.timeout_s + 10) * max(2, os.cpu_count() or 1),
+                file_bytes=_FREE_FILE_BYTES + _FILE_BYTES_PER_MODEL_BYTE * job_files.model_bytes,
+            ),
+            nice=settings.worker.nice,
+        )
+        order.save(folder)
+    except FileNotFoundError as error:
+        raise InputsGone from error
+    except OSError as error:
+        raise_if_full(error)
+        raise
+    return order
+
+
+def output_file(folder: Path, name: str) -> Path | None:
+    """Return the file `name` that the engine made, or None if that is not a plain file there."""
+    path = folder / "out" / name
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(name) > 200:
+        return None
+    try:
+        return path if stat.S_ISREG(path.lstat().st_mode) else None
+    except OSError:
+        return None
+
+
+def memory_limit(settings: Settings) -> int:
+    """Return the bytes one job may use: the setting, or three quarters of what there is."""
+    if settings.worker.memory_bytes:
+        return settings.worker.memory_bytes
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    container = Path("/sys/fs/cgroup/memory.max")
+    if container.exists() and (text := container.read_text().strip()).isdigit():
+        machine = min(machine, int(text))
+    return machine * 3 // 4

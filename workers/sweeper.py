@@ -1,0 +1,250 @@
+"""The thread in every worker that makes good what died: messages, owners, files, and old rows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import Database, utc_now, wake
+from app.jobs.tables import Job, WorkerSeen
+from app.queue import QueueName
+from app.settings import Settings
+from app.storage import BlobStore, artifact_prefix
+from workers import endings
+from workers.failures import worker_lost
+from workers.identity import is_known_dead, own_name
+from workers.job_folder import remove_folder, work_folder
+from workers.lease import LeaseLost, database_now
+
+log = logging.getLogger(__name__)
+
+_WORKER_KEPT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Owned:
+    """A running job, as the sweeper saw it."""
+
+    job_id: str
+    fence: int
+    owner: str | None
+    lease_expires_at: datetime | None
+
+
+class Sweeper:
+    """Looks around every `sweep_s`. What fails is logged, and tried again the next time."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        store: BlobStore,
+        *,
+        queues: Sequence[str],
+        slots: int,
+        running: Callable[[], frozenset[str]],
+        machine: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._store = store
+        self._queues = tuple(queues)
+        self._slots = slots
+        self._running = running
+        self._machine = machine
+        self._started_at = utc_now()
+        self._stopped = threading.Event()
+        self._poked = threading.Event()
+        self._last_sweep: float | None = None
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Sweep now."""
+        self._poked.set()
+
+    def stop(self, timeout_s: float) -> None:
+        """End, and take this worker off the list of those alive."""
+        self._stopped.set()
+        self._poked.set()
+        self._thread.join(timeout_s)
+
+    def sweep(self) -> None:
+        """Do every duty once; one that fails does not keep the others from being done."""
+        duties = (
+            self.show_up,
+            self.release_dead,
+            self.send_again,
+            self.remove_leftovers,
+            self.forget_workers,
+        )
+        for duty in duties:
+            try:
+                duty()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("sweeper: %s failed: %s", duty.__name__, error)
+        self._last_sweep = time.monotonic()
+
+    def show_up(self) -> None:
+        """Write that this worker is alive, and what it has."""
+        with self._database.write() as session:
+            session.merge(
+                WorkerSeen(
+                    id=own_name(),
+                    queues=list(self._queues),
+                    slots=self._slots,
+                    info=dict(self._machine()),
+                    started_at=self._started_at,
+                    seen_at=database_now(session),
+                )
+            )
+
+    def release_dead(self) -> None:
+        """Give jobs of dead owners back to the queue, or end them after too many attempts."""
+        began = time.monotonic()
+        with self._database.read() as session:
+            now = database_now(session)
+            rows = session.execute(
+                select(Job.id, Job.fence, Job.owner, Job.lease_expires_at).where(
+                    Job.status == "running"
+                )
+            ).all()
+        for owned in (Owned(*row) for row in rows):
+            if is_known_dead(owned.owner):
+                self._release(owned, "its worker ended", lambda: True)
+            elif owned.lease_expires_at is None or owned.lease_expires_at < now:
+                self._release(
+                    owned, "its worker was not heard of in time", lambda: self._leases_count(began)
+                )
+
+    def send_again(self) -> None:
+        """Send messages for jobs that wait too long while this worker has a free slot.
+
+        Only for as many jobs as it could start: its slots go on to the next job by themselves,
+        so more messages would only pile up in the broker.
+        """
+        free = self._slots - len(self._running())
+        if free <= 0:
+            return
+        with self._database.read() as session:
+            now = database_now(session)
+            late = now - timedelta(seconds=self._settings.worker.resend_after_s)
+            waiting = (
+                Job.status == "queued",
+                Job.queue.in_(self._queues),
+                Job.message_sent_at < late,
+                Job.cancel_requested_at.is_(None),
+            )
+            job_ids = session.scalars(
+                select(Job.id).where(*waiting).order_by(Job.priority.desc(), Job.id).limit(free)
+            ).all()
+        if not job_ids:
+            return
+        with self._database.write() as session:
+            sent = session.execute(
+                update(Job)
+                .where(Job.id.in_(job_ids), *waiting)  # another sweeper may have been quicker
+                .values(message_sent_at=now)
+                .returning(Job.id, Job.queue)
+                .execution_options(synchronize_session=False)
+            ).all()
+            for job_id, queue in sent:
+                wake(session, job_id, cast(QueueName, queue))
+        for job_id, _queue in sent:
+            log.info("wake-up message sent again", extra={"job_id": job_id})
+
+    def remove_leftovers(self) -> None:
+        """Remove folders of attempts that nobody runs any more."""
+        folder = work_folder(self._settings)
+        if not folder.exists():
+            return
+        # listed before the rows are read: a folder made later cannot be mistaken for a leftover
+        names = {path.name for path in folder.iterdir()} - self._running()
+        if not names:
+            return
+        job_ids = {name.rpartition("-")[0] for name in names}
+        with self._database.read() as session:
+            alive = {
+                f"{job_id}-{fence}"
+                for job_id, fence in session.execute(
+                    select(Job.id, Job.fence).where(Job.id.in_(job_ids), Job.status == "running")
+                )
+            }
+        for name in names - alive - self._running():
+            remove_folder(folder / name)
+            log.info("leftover folder %s removed", name)
+
+    def forget_workers(self) -> None:
+        """Remove workers from the list that are known to be dead, or silent for long."""
+        with self._database.read() as session:
+            silent_since = database_now(session) - timedelta(seconds=_WORKER_KEPT_S)
+            workers = session.execute(select(WorkerSeen.id, WorkerSeen.seen_at)).all()
+        gone = [
+            worker_id
+            for worker_id, seen_at in workers
+            if worker_id != own_name() and (seen_at < silent_since or is_known_dead(worker_id))
+        ]
+        if gone:
+            self._forget(gone)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            self._poked.clear()
+            self.sweep()
+            self._poked.wait(self._settings.worker.sweep_s)
+        try:
+            self._forget([own_name()])
+        except SQLAlchemyError as error:
+            log.warning("sweeper: %s", error)
+
+    def _forget(self, worker_ids: Sequence[str]) -> None:
+        with self._database.write() as session:
+            session.execute(delete(WorkerSeen).where(WorkerSeen.id.in_(worker_ids)))
+
+    def _leases_count(self, began: float) -> bool:
+        """Return whether an expired lease means a dead owner.
+
+        It does not if we ourselves were held up (a locked database, a machine asleep): then the
+        owners were held up too, and get until the next sweep to renew.
+        """
+        worker = self._settings.worker
+        patience_s = max(worker.sweep_s * 2, worker.heartbeat_s)
+        awake = self._last_sweep is not None and began - self._last_sweep < patience_s
+        return awake and time.monotonic() - began < worker.heartbeat_s
+
+    def _release(self, owned: Owned, reason: str, still_sure: Callable[[], bool]) -> None:
+        max_attempts = self._settings.worker.max_attempts
+        try:
+            with self._database.write() as session:
+                still = session.scalar(
+                    select(Job.id)
+                    .where(
+                        Job.id == owned.job_id,
+                        Job.fence == owned.fence,
+                        # a heartbeat that came in between keeps the job
+                        Job.lease_expires_at == owned.lease_expires_at,
+                    )
+                    .with_for_update()
+                )
+                if still is None or not still_sure():
+                    return
+                status = endings.try_again(
+                    session, owned.job_id, owned.fence, reason=reason,
+                    max_attempts=max_attempts, failure=worker_lost(max_attempts),
+                )  # fmt: skip
+        except LeaseLost:
+            return
+        log.warning("job %s: %s", status, reason, extra={"job_id": owned.job_id})
+        for fence in range(1, owned.fence + 1):
+            self._store.delete_tree(artifact_prefix(owned.job_id, fence))
