@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import UnsupportedOperator
-from compress.lift.values import Symbol, Value, concrete, map_symbols, shares_memory, symbols_in
+from compress.lift.values import (
+    ModuleRef,
+    Symbol,
+    Value,
+    concrete,
+    map_symbols,
+    shares_memory,
+    symbols_in,
+)
 
 Identity = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
 
@@ -24,6 +32,8 @@ class GraphBuilder:
         modules: Dotted name to re-formed module.
         tensors: Dotted name to parameter or buffer that the graph reads directly.
         scope: Dotted name of the module whose code is being walked; for messages and names.
+        guards: What the graph takes for granted about the sizes of its inputs.
+        unbiased: Call of a linear layer without bias to its input and weight.
     """
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
@@ -36,6 +46,7 @@ class GraphBuilder:
         self._parameters = dict(module.named_parameters(remove_duplicate=False))
         self._copies: dict[Identity, Tensor] = {}
         self._sizes: dict[tuple[fx.Node, int], Symbol] = {}
+        self.unbiased: dict[fx.Node, tuple[Symbol, Symbol]] = {}
         self._constants: dict[str, Tensor] = {}
 
     def placeholder(self, name: str, value: Tensor) -> Symbol:
@@ -44,8 +55,8 @@ class GraphBuilder:
 
     def call(self, function: Callable[..., Any], *args: Value, **kwargs: Value) -> Value:
         """Emits `function(*args, **kwargs)`, or folds it when no argument is symbolic."""
+        symbols = self._current((args, kwargs))
         result = function(*concrete(args), **concrete(kwargs))
-        symbols = symbols_in((args, kwargs))
         if all(symbol.is_constant for symbol in symbols):
             return self._fold(result, symbols)
         node = self.graph.call_function(function, self._nodes(args), self._nodes(kwargs))
@@ -53,8 +64,8 @@ class GraphBuilder:
 
     def call_method(self, name: str, receiver: Symbol, *args: Value, **kwargs: Value) -> Value:
         """Emits `receiver.name(*args, **kwargs)`, or folds it when no argument is symbolic."""
+        symbols = self._current((receiver, args, kwargs))
         result = getattr(receiver.value, name)(*concrete(args), **concrete(kwargs))
-        symbols = [receiver, *symbols_in((args, kwargs))]
         if all(symbol.is_constant for symbol in symbols):
             return self._fold(result, symbols)
         node = self.graph.call_method(name, self._nodes((receiver, *args)), self._nodes(kwargs))
@@ -62,9 +73,34 @@ class GraphBuilder:
 
     def call_module(self, path: str, *args: Value) -> Value:
         """Emits a call of the re-formed module at `path`."""
+        symbols = self._current(args)
         result = self.modules[path](*concrete(args))
         node = self.graph.call_module(path, self._nodes(args))
-        return self._wrap(result, node, symbols_in(args))
+        return self._wrap(result, node, symbols)
+
+    def _current(self, values: Value) -> list[Symbol]:
+        """The symbols in `values`, those computed anew that an in-place operator left stale."""
+        symbols = symbols_in(values)
+        for symbol in symbols:
+            self.refresh(symbol)
+        return symbols
+
+    def refresh(self, symbol: Symbol) -> None:
+        """Takes a stale view again.
+
+        Raises:
+            UnsupportedOperator: How it was made is not known.
+        """
+        if not symbol.stale:
+            return
+        if symbol.view is None:
+            raise UnsupportedOperator(
+                f"{self.place} reads a tensor that shares memory with one changed in place, "
+                "which cannot be lifted yet; write the model without the in-place operator."
+            )
+        again = symbol.view.renew()
+        assert isinstance(again.value, Tensor)
+        symbol.adopt(again.value, again.node, again.aliases)
 
     def size(self, tensor: Symbol, dim: int) -> int | Symbol:
         """Length of an axis: a number for weights and constants, a node for all else."""
@@ -101,9 +137,14 @@ class GraphBuilder:
             self.guards.append(f"{self.scope or 'forward'}: {symbol.node} = {symbol.value}")
         return concrete(value)
 
-    def repeat(self, product: Symbol, shift: Symbol) -> Symbol:
-        """Takes a node's module as changed by now: its result has grown by `shift`."""
-        return Symbol(product.value + shift.value, product.node)
+    def name_in(self, owner: ModuleRef, name: str, symbol: Symbol) -> str:
+        """Path of an attribute; of two names of one tensor, that in the module being walked."""
+        assert symbol.path is not None
+        path = owner.child_path(name)
+        held = owner.module._c.getattr(name) if owner.module._c.hasattr(name) else None
+        if isinstance(held, Tensor) and self.own(path, held) is symbol.value:
+            return path
+        return symbol.path
 
     def is_leaf(self, path: str, attributes: frozenset[str]) -> bool:
         """Whether an original module has no submodules, and no parameters beside these."""
@@ -126,7 +167,7 @@ class GraphBuilder:
         """This graph's copy of a tensor of the original; one copy for all names of one tensor."""
         key: Identity = (
             value.data_ptr() or id(value),
-            value.storage_offset(),
+            int(value.storage_offset()),
             value.shape,
             value.stride(),
             value.dtype,
@@ -141,11 +182,6 @@ class GraphBuilder:
 
     def node_of(self, symbol: Symbol) -> fx.Node:
         """The node that computes a symbol; reads attributes and constants into the graph."""
-        if symbol.stale is not None:
-            raise UnsupportedOperator(
-                f"{self.place} reads a tensor although {symbol.stale}; "
-                "write the model without in-place operators on views."
-            )
         if symbol.node is None:
             if symbol.path is None:
                 value = symbol.value
@@ -228,6 +264,7 @@ class GraphBuilder:
 
     def finish(self, output: Value) -> fx.GraphModule:
         """Closes the graph with `output`, drops what nothing uses, and builds the module."""
+        self._current(output)
         self.graph.output(self._nodes(output))
         # all that is emitted is free of side effects
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))

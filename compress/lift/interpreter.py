@@ -98,8 +98,11 @@ class Interpreter:
         self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
     ) -> Value:
         taken, dead = node.blocks()
-        if not self._decide(inputs[0], "branch"):
+        if not concrete(inputs[0]):
             taken, dead = dead, taken
+        if not any(inner.kind() == "prim::RaiseException" for inner in dead.nodes()):
+            # a way that only raises is a check, not a choice
+            self._decide(inputs[0], "branch")
         self._run_nodes(taken, frame, owner)
         results = [frame[value.debugName()] for value in taken.outputs()]
         return results[0] if len(results) == 1 else results
@@ -169,6 +172,7 @@ class Interpreter:
         path = holder.child_path(name)
         child = dict(holder.module.named_children()).get(name)
         if child is not None:
+            assert isinstance(child, torch.jit.ScriptModule)
             return ModuleRef(path, child)
         return self._lift_attribute(path, holder.module._c.getattr(name))
 
@@ -234,7 +238,9 @@ def _named(name: str, value: Value) -> Value:
 def function_body(function: FunctionRef, call: torch._C.Node) -> torch._C.Graph:
     """The graph of a TorchScript function, got by inlining one call of it into an empty graph."""
     graph = torch._C.Graph()
-    constant = graph.createClone(function.constant, lambda value: value)
+    constant = graph.createClone(  # type: ignore[attr-defined]
+        function.constant, lambda value: value
+    )
     graph.appendNode(constant)
     arguments = []
     for value in list(call.inputs())[1:]:

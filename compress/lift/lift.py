@@ -53,7 +53,8 @@ def lift(
     oracle = Oracle(working)
     expected = oracle.run(inputs)
     lifted, report = _walk(working, inputs)
-    worst, dynamic = 0.0, []
+    worst = 0.0
+    dynamic: list[list[int]] = []
     if verify:
         worst, dynamic = _verify(lifted, oracle, inputs, expected)
     names = [argument.name for argument in forward_arguments(module)]
@@ -106,15 +107,12 @@ def _walk(
     root = ModuleRef("", module)
     schema = module._c._get_method("forward").schema.arguments[1:]
     with torch.no_grad():
-        arguments = [
+        given = [
             builder.placeholder(argument.name, value)
-            if index < len(inputs)
-            else argument.default_value
-            for index, (argument, value) in enumerate(
-                zip(schema, [*inputs, *[None] * (len(schema) - len(inputs))], strict=True)
-            )
+            for argument, value in zip(schema, inputs, strict=False)
         ]
-        output = walk.run_method(root, "forward", arguments)
+        left_out = [argument.default_value for argument in schema[len(inputs) :]]
+        output = walk.run_method(root, "forward", [*given, *left_out])
         graph_module = builder.finish(output)
     report = LiftReport(
         operators=dict(sorted(walk.operators.items())),

@@ -29,19 +29,27 @@ def load_model(path: Path) -> torch.jit.ScriptModule:
         BadSignature: It holds no `forward`.
     """
     try:
-        module = torch.jit.load(str(path), map_location="cpu")
+        module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+            str(path), map_location="cpu"
+        )
     except (RuntimeError, ValueError, OSError, UnicodeDecodeError, EOFError) as error:
         raise InvalidModel(
             "The file could not be read as TorchScript; save the model with torch.jit.save, "
             "after torch.jit.trace or torch.jit.script."
         ) from error
-    if not module._c._has_method("forward"):
-        raise BadSignature("The model has no forward method; export one that can be called.")
-    return module.eval()
+    forward_arguments(module)
+    module.eval()
+    return module
 
 
 def forward_arguments(module: torch.jit.ScriptModule) -> list[Argument]:
-    """The arguments of `forward`, without `self`."""
+    """The arguments of `forward`, without `self`.
+
+    Raises:
+        BadSignature: The module has no `forward`.
+    """
+    if not module._c._has_method("forward"):
+        raise BadSignature("The model has no forward method; export one that can be called.")
     schema = module._c._get_method("forward").schema
     return [
         Argument(argument.name, str(argument.type), argument.has_default_value())

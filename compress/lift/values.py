@@ -30,11 +30,14 @@ class Symbol:
         path: Dotted name, for a parameter, buffer or tensor attribute of the model.
         transposed: The 2d attribute that this symbol is the transpose of, if it is one.
         from_data: A number read out of a tensor's elements, not out of its shape.
-        stale: Why it can no longer be read, once an alias of it has been written to.
+        stale: Whether its memory has been written to through an alias, so that it must be
+            computed anew.
+        view: How it was made, if it is a view of another symbol.
     """
 
     __slots__ = (
         "__weakref__", "aliases", "from_data", "node", "path", "stale", "transposed", "value",
+        "view",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +54,8 @@ class Symbol:
         self.path = path
         self.transposed: Symbol | None = None
         self.from_data = from_data
-        self.stale: str | None = None
+        self.stale = False
+        self.view: View | None = None
         self.aliases: weakref.WeakSet[Symbol] = weakref.WeakSet() if aliases is None else aliases
         self.aliases.add(self)
 
@@ -72,26 +76,42 @@ class Symbol:
         """Takes the result of an in-place operator, and tells the aliases.
 
         A symbol of the very same elements in the same order takes it too. Other views of the old
-        storage become unreadable, which is fine as long as nobody reads them.
+        storage become stale.
         """
         old = self.value
         assert isinstance(old, Tensor)
-        twins = [
-            alias
-            for alias in self.aliases
-            if isinstance(alias.value, Tensor) and _same_elements(alias.value, old)
-        ]
-        for alias in self.aliases:
-            alias.stale = "it views memory that an in-place operator has changed since"
+        members = list(self.aliases)
         fresh: weakref.WeakSet[Symbol] = weakref.WeakSet()
-        for twin in twins:
-            twin.value, twin.node, twin.path, twin.stale = value, node, None, None
-            twin.transposed = None
-            twin.aliases = fresh
-            fresh.add(twin)
+        for alias in members:
+            if not alias.stale and isinstance(alias.value, Tensor) and _same(alias.value, old):
+                alias.adopt(value, node, fresh)
+            else:
+                alias.stale = True
+
+    def adopt(self, value: Tensor, node: fx.Node | None, aliases: weakref.WeakSet[Symbol]) -> None:
+        """Becomes another value, in the company of `aliases`."""
+        self.value, self.node, self.path, self.stale = value, node, None, False
+        self.transposed = None
+        self.aliases = aliases
+        aliases.add(self)
 
 
-def _same_elements(a: Tensor, b: Tensor) -> bool:
+@dataclass(frozen=True)
+class View:
+    """A view's origin: `base`, how to take the view again, and how to write through it.
+
+    Attributes:
+        base: Symbol it views.
+        renew: Takes the same view of what `base` is now.
+        scatter: Gives `base` with the view's elements replaced; None where that is not known.
+    """
+
+    base: Symbol
+    renew: Callable[[], Symbol]
+    scatter: Callable[[Symbol], Symbol] | None
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
     return (
         a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
     ) or a is b
@@ -132,6 +152,8 @@ def map_symbols(value: Value, change: Callable[[Symbol], Any]) -> Any:
         return type(value)(*(map_symbols(item, change) for item in value))
     if isinstance(value, list | tuple):
         return type(value)(map_symbols(item, change) for item in value)
+    if isinstance(value, slice):
+        return slice(*(map_symbols(end, change) for end in (value.start, value.stop, value.step)))
     if isinstance(value, dict):
         return {key: map_symbols(item, change) for key, item in value.items()}
     return value

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.jit._fuser import optimized_execution
 
-from compress.errors import LiftMismatch, ModelFailed
+from compress.errors import LiftMismatch, ModelFailed, OutOfMemory
 
 TOLERANCE = 1e-5
 """Largest error allowed, relative to the largest element of the original's output."""
@@ -25,11 +26,16 @@ class Oracle:
 
         Raises:
             ModelFailed: The model raised; carries its own message.
+        OutOfMemory: There was no memory for it.
         """
         try:
-            with torch.no_grad(), torch.jit.optimized_execution(False):
+            with torch.no_grad(), optimized_execution(False):
                 return self.module(*(value.clone() for value in inputs))
         except (RuntimeError, torch.jit.Error, IndexError, ValueError) as error:
+            if "allocate memory" in str(error) or "out of memory" in str(error):
+                raise OutOfMemory(
+                    "The model did not fit into memory; send smaller inputs or a smaller batch."
+                ) from error
             raise ModelFailed(
                 f"The model raised on the samples given: {clean_message(error)}"
             ) from error

@@ -55,6 +55,9 @@ def lift_collections(builder: GraphBuilder, call: Call) -> Value:
     values = call.values
     if not values or not isinstance(values[0], list | dict | str | tuple):
         return NotImplemented
+    if call.name == "aten::slice":
+        start, end, step = (builder.fixed(value) for value in values[1:])
+        return values[0][start:end:step]
     function = _PLAIN.get(call.name)
     if function is None:
         return NotImplemented
@@ -78,15 +81,6 @@ def _set_item(builder: GraphBuilder, call: Call) -> Value:
     items, key, item = call.values
     items[builder.fixed(key)] = item
     return items
-
-
-@rule("aten::slice")
-def _slice_list(builder: GraphBuilder, call: Call) -> Value:
-    items = call.values[0]
-    if not isinstance(items, list | str):
-        return NotImplemented
-    start, end, step = (builder.fixed(value) for value in call.values[1:])
-    return items[start:end:step]
 
 
 @rule("aten::format", "aten::percentFormat")

@@ -7,7 +7,7 @@ from compress.lift.builder import GraphBuilder
 from compress.lift.operators import layers  # noqa: F401  registers its rules
 from compress.lift.operators.collections import lift_collections
 from compress.lift.operators.functions import lift_function
-from compress.lift.operators.inplace import lift_in_place
+from compress.lift.operators.inplace import lift_in_place, note_view
 from compress.lift.operators.numbers import lift_numbers
 from compress.lift.operators.registry import RULES, Call, overload_of
 from compress.lift.values import Symbol, Value, is_number
@@ -24,7 +24,10 @@ def lift_call(builder: GraphBuilder, call: Call) -> Value:
         if result is not NotImplemented:
             return result
     result = lift_in_place(builder, call, lift_functional)
-    return lift_functional(builder, call) if result is NotImplemented else result
+    if result is NotImplemented:
+        result = lift_functional(builder, call)
+        note_view(builder, call, result, lift_functional)
+    return result
 
 
 def lift_functional(builder: GraphBuilder, call: Call) -> Value:

@@ -46,7 +46,7 @@ def form_module(
             continue
         if not isinstance(symbol, Symbol) or symbol.path is None:
             return None
-        prefix, _, last = symbol.path.rpartition(".")
+        prefix, _, last = builder.name_in(call.owner, name, symbol).rpartition(".")
         if last != name:
             return None
         prefixes.add(prefix)
@@ -139,7 +139,9 @@ def _matmul(builder: GraphBuilder, call: Call) -> Value:
     weight = _untransposed(right)
     if weight is None:
         return NotImplemented
-    return _linear_of(builder, call, left, weight, None)
+    product = _linear_of(builder, call, left, weight, None)
+    builder.unbiased[product.node] = (left, weight)
+    return product
 
 
 @rule("aten::add")
@@ -156,12 +158,16 @@ def _add_bias(builder: GraphBuilder, call: Call) -> Value:
             isinstance(linear, nn.Linear)
             and linear.bias is None
             and bias.path == f"{path}.bias"
+            and product.node in builder.unbiased
             and not product.node.users
             and bias.value.shape == (linear.out_features,)
         ):
             linear.bias = bias.value
-            product.stale = "its layer took the bias that was added to it"
-            return builder.repeat(product, bias)
+            total = Symbol(product.value + bias.value, product.node)
+            # whoever else reads the product reads this; nobody does, as a rule, and it goes
+            features, weight = builder.unbiased[product.node]
+            product.node = builder.call(F.linear, features, weight).node
+            return total
     return NotImplemented
 
 

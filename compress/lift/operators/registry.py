@@ -76,6 +76,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for name in names:
+            if name in RULES:
+                raise ValueError(f"two rules for {name}")
             RULES[name] = function
         return function
 

@@ -1,0 +1,96 @@
+"""Whole networks: what is lifted computes the same, under the same names, for other sizes too."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.ao.quantization import get_default_qconfig_mapping
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+
+from compress.lift import lift
+from tests.compress.lift.exported import HOWS, NETS, WEIGHTED, How, export, net, net_input
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("name", NETS)
+class TestNet:
+    def test_computes_the_same_at_other_batch_and_image_sizes(self, name: str, how: How) -> None:
+        model = net(name)
+        lifted = lift(export(model, [net_input(name)], how), [net_input(name)]).graph_module
+        for batch, side in ((2, 64), (1, 64), (5, 64), (2, 96)):
+            given = net_input(name, batch, side)
+            with torch.no_grad():
+                torch.testing.assert_close(lifted(given), model(given), rtol=1e-5, atol=1e-6)
+
+    def test_keeps_every_name_of_the_state(self, name: str, how: How) -> None:
+        model = net(name)
+        lifted = lift(export(model, [net_input(name)], how), [net_input(name)], verify=False)
+        state = lifted.graph_module.state_dict()
+        assert state.keys() == model.state_dict().keys()
+        assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
+        assert lifted.report.parameters_lifted == lifted.report.parameters
+
+    def test_forms_the_modules_again(self, name: str, how: How) -> None:
+        model = net(name)
+        report = lift(export(model, [net_input(name)], how), [net_input(name)], verify=False).report
+        kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d)
+        wanted = {
+            path: type(module).__name__
+            for path, module in model.named_modules()
+            if isinstance(module, kinds)
+        }
+        assert wanted.items() <= report.modules.items()
+        if name in WEIGHTED:
+            weighted = [kind for kind in report.modules.values() if kind in ("Conv2d", "Linear",
+                        "ConvTranspose2d")]  # fmt: skip
+            assert len(weighted) == WEIGHTED[name]
+
+    def test_leaves_no_raw_operator_and_no_guard(self, name: str, how: How) -> None:
+        lifted = lift(export(net(name), [net_input(name)], how), [net_input(name)], verify=False)
+        assert lifted.report.guards == []
+        raw = [n for n in lifted.graph_module.graph.nodes if "aten" in str(n.target)]
+        assert raw == []
+
+    def test_can_be_exported_again(self, name: str, how: How) -> None:
+        model = net(name)
+        given, more = net_input(name), net_input(name, 5)
+        lifted = lift(export(model, [given], how), [given], verify=False).graph_module
+        with torch.no_grad():
+            for again in (torch.jit.script(lifted), torch.jit.trace(lifted, given)):
+                torch.testing.assert_close(again(more), model(more), rtol=1e-5, atol=1e-6)
+
+    def test_can_be_quantized_and_exported(self, name: str, how: How) -> None:
+        model = net(name)
+        given, more = net_input(name), net_input(name, 5)
+        lifted = lift(export(model, [given], how), [given], verify=False).graph_module
+        prepared = prepare_fx(copy.deepcopy(lifted), get_default_qconfig_mapping("x86"), (given,))
+        prepared(more)
+        quantized = convert_fx(prepared)
+        with torch.no_grad():
+            noise = quantized(more) - model(more)
+            ratio = model(more).pow(2).mean() / noise.pow(2).mean()
+            assert 10 * torch.log10(ratio) > 20  # dB
+            for again in (torch.jit.script(quantized), torch.jit.trace(quantized, given)):
+                torch.testing.assert_close(again(more), quantized(more))
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_verification_finds_the_axes_that_vary(how: How) -> None:
+    report = lift(
+        export(net("small_cnn"), [net_input("small_cnn")], how), [net_input("small_cnn")]
+    ).report
+    assert report.dynamic_dims == {"image": [0, 2, 3]}
+    assert report.max_relative_error <= 1e-5
+    assert report.islands == []
+    assert report.operators["aten::relu"] == 3
+    assert report.to_dict()["parameters"] == sum(p.numel() for p in net("small_cnn").parameters())
+
+
+def test_keeps_the_names_of_the_arguments() -> None:
+    given = net_input("small_cnn")
+    lifted = lift(export(net("small_cnn"), [given], "trace"), [given], verify=False)
+    names = [node.target for node in lifted.graph_module.graph.nodes if node.op == "placeholder"]
+    assert names == ["image"]
