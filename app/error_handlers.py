@@ -74,7 +74,7 @@ def field_errors(errors: Sequence[Any], body: Any) -> list[FieldError]:
 
 def _say(error: Any) -> str:
     kind = error["type"]
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         return "There is no such field."
     if kind in ("missing", "union_tag_not_found"):
         return "This field is required."

@@ -15,6 +15,10 @@ from app.auth.routes import router as auth_router
 from app.body_guard import BodyGuardMiddleware
 from app.datasets.routes import router as datasets_router
 from app.db import Database
+from app.jobs.artifact_routes import router as artifacts_router
+from app.jobs.method_routes import router as methods_router
+from app.jobs.preflight_routes import router as preflight_router
+from app.jobs.routes import router as jobs_router
 from app.jobs.waiter import JobWaiter
 from app.models.routes import router as models_router
 from app.models.schemas import ModelFromArtifact
@@ -24,9 +28,20 @@ from app.request_id import RequestIdMiddleware
 from app.settings import Settings, get_settings
 from app.state import Services
 from app.storage import open_store
+from app.system.routes import install_memory
+from app.system.routes import router as system_router
 from app.version import VERSION
 
-_ROUTERS: tuple[APIRouter, ...] = (models_router, datasets_router, auth_router)
+_ROUTERS: tuple[APIRouter, ...] = (
+    models_router,
+    datasets_router,
+    jobs_router,
+    preflight_router,
+    artifacts_router,
+    methods_router,
+    auth_router,
+    system_router,
+)
 _UPLOAD_PATHS = frozenset({"/v1/models", "/v1/datasets"})
 
 
@@ -42,6 +57,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.services = Services(
             settings, database, publisher, open_store(settings.storage_url), waiter
         )
+        install_memory(app.state)
         try:
             yield
         finally:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from anyio import CancelScope
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from app.errors import BadRequest, FieldError, TooLarge, Unprocessable, UnsupportedMediaType
 from app.storage import CHUNK_BYTES, BlobStore, StagedBlob
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 FIELD_BYTES = 64 * 1024
 _OVERHEAD_BYTES = 1024 * 1024

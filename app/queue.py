@@ -66,7 +66,12 @@ class Publisher:
 
     def check(self, timeout_s: float = 2.0) -> None:
         """Raise whatever the broker's client raises unless the broker answers a ping."""
-        options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        options = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            "max_retries": 1,
+            "interval_start": 0,
+        }
         with self._celery.connection_for_write(
             connect_timeout=timeout_s, transport_options=options
         ) as connection:

@@ -48,12 +48,17 @@ def take_page(items: list[Item], limit: int, key: str = "id") -> Page[Item]:
     )
 
 
+def given_tags(request: Request) -> list[str]:
+    """Return the tags in `If-None-Match`."""
+    return _TAG.findall(request.headers.get("if-none-match", ""))
+
+
 def matches(request: Request, etag: str) -> bool:
     """Return whether `If-None-Match` names the tag (weak comparison, RFC 9110 13.1.2)."""
     given = request.headers.get("if-none-match")
     if given is None:
         return False
-    return given.strip() == "*" or etag.removeprefix("W/") in _TAG.findall(given)
+    return given.strip() == "*" or etag.removeprefix("W/") in given_tags(request)
 
 
 def json_answer(

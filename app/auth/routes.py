@@ -16,22 +16,18 @@ from app.auth.schemas import (
     ProjectCreate,
     ProjectView,
 )
-from app.problems import document
+from app.problems import BODY, GUARDED, INVALID, document
 from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
 from app.state import services
 
 router = APIRouter(prefix="/v1", tags=["keys"])
-
-_BODY = {400: ["malformed_json", "bad_request", "json_too_deep"], 413: ["too_large"]}
-_GUARDED = {401: ["unauthorized"], 403: ["forbidden"], 503: ["database_busy"]}
-_INVALID = {422: ["invalid_request"]}
 
 
 @router.post(
     "/keys",
     status_code=201,
     response_model=KeyCreated,
-    responses=document(_BODY | _GUARDED | {422: ["invalid_request", "project_not_found"]}),
+    responses=document(BODY | GUARDED | {422: ["invalid_request", "project_not_found"]}),
 )
 def create_key(request: Request, principal: Writer, body: KeyCreate) -> Response:
     """Make a key; its secret is shown this once."""
@@ -43,7 +39,7 @@ def create_key(request: Request, principal: Writer, body: KeyCreate) -> Response
 @router.get(
     "/keys",
     response_model=Page[KeyView],
-    responses=document(_GUARDED | _INVALID) | NOT_MODIFIED,
+    responses=document(GUARDED | INVALID) | NOT_MODIFIED,
 )
 def list_keys(request: Request, principal: Reader, query: Annotated[KeyQuery, Query()]) -> Response:
     """List the project's keys, newest first, without their secrets."""
@@ -57,7 +53,7 @@ def list_keys(request: Request, principal: Reader, query: Annotated[KeyQuery, Qu
 @router.delete(
     "/keys/{key_id}",
     status_code=204,
-    responses=document(_GUARDED | {404: ["not_found"], 422: ["invalid_request"]}),
+    responses=document(GUARDED | {404: ["not_found"], 422: ["invalid_request"]}),
 )
 def revoke_key(request: Request, principal: Writer, key_id: str) -> Response:
     """Revoke a key, at once and for good."""
@@ -69,7 +65,7 @@ def revoke_key(request: Request, principal: Writer, key_id: str) -> Response:
     "/projects",
     status_code=201,
     response_model=ProjectView,
-    responses=document(_BODY | _GUARDED | _INVALID | {409: ["name_taken"]}),
+    responses=document(BODY | GUARDED | INVALID | {409: ["name_taken"]}),
 )
 def create_project(request: Request, _principal: Admin, body: ProjectCreate) -> Response:
     """Make a project."""
@@ -81,7 +77,7 @@ def create_project(request: Request, _principal: Admin, body: ProjectCreate) -> 
 @router.get(
     "/projects",
     response_model=Page[ProjectView],
-    responses=document(_GUARDED | _INVALID) | NOT_MODIFIED,
+    responses=document(GUARDED | INVALID) | NOT_MODIFIED,
 )
 def list_projects(
     request: Request, _principal: Admin, query: Annotated[PageQuery, Query()]

@@ -12,16 +12,15 @@ from app.datasets import repository, service
 from app.datasets.schemas import DatasetView
 from app.downloads import CONTENT, content_answer
 from app.multipart import receive_upload
-from app.problems import document
+from app.problems import GUARDED, document
 from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
 from app.state import services
 from app.storage import content_key
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
-_GUARDED = {401: ["unauthorized"], 403: ["forbidden"], 503: ["database_busy"]}
-_ONE = _GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
-_CREATE = _GUARDED | {
+_ONE = GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
+_CREATE = GUARDED | {
     400: ["malformed_multipart", "bad_request", "json_too_deep"],
     413: ["too_large"],
     415: ["unsupported_media_type"],
@@ -84,7 +83,7 @@ async def create_dataset(request: Request, principal: Writer) -> Response:
 @router.get(
     "",
     response_model=Page[DatasetView],
-    responses=document(_GUARDED | {422: ["invalid_request"]}) | NOT_MODIFIED,
+    responses=document(GUARDED | {422: ["invalid_request"]}) | NOT_MODIFIED,
 )
 def list_datasets(
     request: Request, principal: Reader, query: Annotated[PageQuery, Query()]

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from app.archives import open_archive, read_entry
 from app.datasets.facts import ArrayFacts, refuse_array, unsupported_dtype
@@ -168,7 +168,7 @@ def _read_safetensors_entry(name: str, entry: Any) -> tuple[ArrayFacts, tuple[in
     return array, (offsets[0], offsets[1])
 
 
-def _are_sizes(value: Any) -> bool:
+def _are_sizes(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(
         type(each) is int and 0 <= each < 2**63 for each in value
     )

@@ -14,16 +14,15 @@ from app.downloads import CONTENT, content_answer
 from app.models import repository, service
 from app.models.schemas import ModelFromArtifact, ModelView
 from app.multipart import receive_upload
-from app.problems import document
+from app.problems import GUARDED, document
 from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
 from app.state import services
 from app.storage import content_key
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
-_GUARDED = {401: ["unauthorized"], 403: ["forbidden"], 503: ["database_busy"]}
-_ONE = _GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
-_CREATE = _GUARDED | {
+_ONE = GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
+_CREATE = GUARDED | {
     400: ["malformed_multipart", "malformed_json", "bad_request", "json_too_deep"],
     413: ["too_large"],
     415: ["unsupported_media_type"],
@@ -93,7 +92,7 @@ async def create_model(request: Request, principal: Writer) -> Response:
 @router.get(
     "",
     response_model=Page[ModelView],
-    responses=document(_GUARDED | {422: ["invalid_request"]}) | NOT_MODIFIED,
+    responses=document(GUARDED | {422: ["invalid_request"]}) | NOT_MODIFIED,
 )
 def list_models(
     request: Request, principal: Reader, query: Annotated[PageQuery, Query()]

@@ -1,0 +1,159 @@
+"""What a submit can check by itself, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from app.datasets.repository import find_dataset
+from app.datasets.tables import Dataset
+from app.errors import FieldError, Unprocessable
+from app.jobs.schemas import JobFields
+from app.models.repository import find_model
+from app.models.tables import Model
+from app.settings import LimitSettings
+from app.system.repository import list_devices, list_live_workers
+
+_TENSORS = frozenset({"Tensor", "Optional[Tensor]"})
+
+
+def check_job(
+    session: Session, project_id: str, request: JobFields, method: str, limits: LimitSettings
+) -> dict[str, str]:
+    """Check that the job can run as far as rows tell; return its datasets by role.
+
+    Raises:
+        Unprocessable: model_not_found, dataset_not_found, bad_signature, shape_mismatch,
+            label_mismatch, inputs_unknown, device_unavailable, invalid_request.
+    """
+    if request.timeout_s is not None and request.timeout_s > limits.timeout_s_max:
+        detail = f"At most {limits.timeout_s_max} seconds on this server."
+        raise refuse("invalid_request", "/timeout_s", detail)
+    model = find_model(session, project_id, request.model_id, keep=True)
+    if model is None:
+        raise refuse("model_not_found", "/model_id", "There is no such model.")
+    datasets: dict[str, Dataset] = {}
+    for role, dataset_id in _references(request):
+        dataset = find_dataset(session, project_id, dataset_id, keep=True)
+        if dataset is None:
+            pointer = f"/{role}/dataset_id"
+            raise refuse("dataset_not_found", pointer, "There is no such dataset.")
+        datasets[role] = dataset
+    _check_inputs_known(request, method, model)
+    _check_signature(model)
+    for role, dataset in datasets.items():
+        _check_arrays(model, dataset, f"/{role}/dataset_id")
+    _check_labels(request, datasets)
+    _check_device(session, request)
+    return {role: dataset.id for role, dataset in datasets.items()}
+
+
+def refuse(code: str, pointer: str, detail: str) -> Unprocessable:
+    """Return the error that names one field."""
+    return Unprocessable(detail, code=code, errors=[FieldError(pointer, detail)])
+
+
+def _references(request: JobFields) -> Iterator[tuple[str, str]]:
+    if request.calibration is not None:
+        yield "calibration", request.calibration.dataset_id
+    if request.evaluation is not None:
+        yield "evaluation", request.evaluation.dataset_id
+
+
+def _check_inputs_known(request: JobFields, method: str, model: Model) -> None:
+    if method == "ptq" and request.calibration is None:
+        raise refuse(
+            "inputs_unknown",
+            "/calibration",
+            "Static quantization finds activation ranges on data: give a calibration dataset, a "
+            "few hundred samples like those the model will see.",
+        )
+    if request.calibration is None and request.evaluation is None and not model.inputs:
+        raise refuse(
+            "inputs_unknown",
+            "/calibration",
+            "TorchScript names no shapes. Give a calibration or evaluation dataset, or upload the "
+            'model with its `inputs`, as [{"name": "x", "shape": ["batch", 3, 224, 224]}].',
+        )
+
+
+def _check_signature(model: Model) -> None:
+    for argument in model.arguments:
+        if argument["type"] not in _TENSORS and not argument["has_default"]:
+            raise refuse(
+                "bad_signature",
+                "/model_id",
+                f"forward's argument {argument['name']} is a {argument['type']}; only tensors can "
+                "be given. Wrap the model so that forward takes tensors alone.",
+            )
+    if not model.arguments:
+        raise refuse(
+            "bad_signature",
+            "/model_id",
+            "The model's forward takes no input, so there is nothing to run it on.",
+        )
+
+
+def _check_arrays(model: Model, dataset: Dataset, pointer: str) -> None:
+    arrays = [array for array in dataset.arrays if array["name"] != "label"]
+    names = [argument["name"] for argument in model.arguments]
+    required = sum(not argument["has_default"] for argument in model.arguments)
+    if not required <= len(arrays) <= len(names):
+        raise refuse(
+            "shape_mismatch",
+            pointer,
+            f"forward takes ({', '.join(names)}), {required} of them required; the dataset has "
+            f"{len(arrays)} input array{'s' if len(arrays) != 1 else ''} "
+            f"({', '.join(array['name'] for array in arrays)}).",
+        )
+    for array, argument in zip(arrays, model.arguments, strict=False):
+        if argument["type"] not in _TENSORS:
+            raise refuse(
+                "bad_signature",
+                pointer,
+                f"{array['name']} would be forward's argument {argument['name']}, which is a "
+                f"{argument['type']} and no tensor.",
+            )
+    for array, declared in zip(arrays, model.inputs or [], strict=False):
+        if not _fits(array["shape"], declared):
+            raise refuse(
+                "shape_mismatch",
+                pointer,
+                f"{array['name']} has the shape {array['shape']}; the model's input "
+                f"{declared['name']} was declared as {declared['shape']}.",
+            )
+
+
+def _fits(shape: list[int], declared: Mapping[str, Any]) -> bool:
+    expected = list(declared["shape"])
+    if len(shape) != len(expected):
+        return False
+    # the first axis is the sample: batches are cut from it, so a fixed number there binds nothing
+    pairs = list(zip(shape, expected, strict=True))[1:]
+    return all(isinstance(want, str) or have == want for have, want in pairs)
+
+
+def _check_labels(request: JobFields, datasets: Mapping[str, Dataset]) -> None:
+    if request.evaluation is None or request.evaluation.metric in (None, "agreement"):
+        return
+    if not datasets["evaluation"].has_labels:
+        raise refuse(
+            "label_mismatch",
+            "/evaluation/metric",
+            f"The metric {request.evaluation.metric} needs labels, and the dataset has no array "
+            "`label`. Add one, or use the metric `agreement`.",
+        )
+
+
+def _check_device(session: Session, request: JobFields) -> None:
+    if request.device != "cuda":
+        return
+    devices = list_devices(list_live_workers(session))
+    if not any(device.startswith("cuda") for device in devices):
+        raise refuse(
+            "device_unavailable",
+            "/device",
+            "No worker with a CUDA device is running; use `auto` or `cpu`.",
+        )

@@ -1,0 +1,198 @@
+"""Queries on jobs, from the API's side: insert, look, list, cancel, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CursorResult, delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from app.db import utc_now
+from app.errors import Conflict, NotFound
+from app.fields import is_id
+from app.jobs.tables import FINISHED, Artifact, Job, JobDataset, JobEvent, JobLabel
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which jobs a list shows."""
+
+    status: Sequence[str] = ()
+    method: str | None = None
+    created_after: datetime | None = None
+    label: tuple[str, str] | None = None
+
+
+def insert_job(session: Session, job: Job, datasets: Mapping[str, str]) -> None:
+    """Insert a queued job, the datasets it reads by role, its labels and its first event."""
+    session.add(job)
+    session.flush()  # the rows below refer to it
+    for role, dataset_id in datasets.items():
+        session.add(JobDataset(job_id=job.id, role=role, dataset_id=dataset_id))
+    for key, value in job.labels.items():
+        session.add(JobLabel(job_id=job.id, key=key, value=value, project_id=job.project_id))
+    append_event(session, job.id, "status", "queued", {"status": "queued"})
+
+
+def append_event(
+    session: Session,
+    job_id: str,
+    type: str,
+    message: str,
+    data: dict[str, Any] | None = None,
+    level: str = "info",
+) -> None:
+    """Note what happened to a job."""
+    session.add(
+        JobEvent(
+            job_id=job_id, created_at=utc_now(), level=level, type=type, message=message, data=data
+        )
+    )
+
+
+def get_job(session: Session, project_id: str, job_id: str, kind: str = "job") -> Job:
+    """Return the project's job.
+
+    Raises:
+        NotFound: also for another project's.
+    """
+    job = session.get(Job, job_id) if is_id(job_id, "job") else None
+    if job is None or job.project_id != project_id or job.kind != kind:
+        raise NotFound(f"There is no such {kind}.")
+    return job
+
+
+def list_jobs(
+    session: Session, project_id: str, wanted: JobFilter, limit: int, after: str | None
+) -> list[Job]:
+    """Return up to `limit` jobs, newest first."""
+    query = select(Job).where(Job.project_id == project_id, Job.kind == "job")
+    if wanted.status:
+        query = query.where(Job.status.in_(wanted.status))
+    if wanted.method is not None:
+        query = query.where(Job.method == wanted.method)
+    if wanted.created_after is not None:
+        query = query.where(Job.created_at > wanted.created_after)
+    if wanted.label is not None:
+        key, value = wanted.label
+        query = query.where(
+            Job.id.in_(
+                select(JobLabel.job_id).where(
+                    JobLabel.project_id == project_id,
+                    JobLabel.key == key,
+                    JobLabel.value == value,
+                )
+            )
+        )
+    if after is not None:
+        query = query.where(Job.id < after)
+    return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+
+
+def find_queue_position(session: Session, job: Job) -> int | None:
+    """Return 1 for the job that is next in its queue; None once it has left the queue."""
+    if job.status != "queued":
+        return None
+    ahead = session.scalar(
+        select(func.count())
+        .select_from(Job)
+        .where(
+            Job.status == "queued",
+            Job.queue == job.queue,
+            or_(Job.priority > job.priority, (Job.priority == job.priority) & (Job.id < job.id)),
+        )
+    )
+    return (ahead or 0) + 1
+
+
+def count_unfinished(session: Session) -> dict[str, dict[str, int]]:
+    """Return queue to `{queued, running}`."""
+    counts = {name: {"queued": 0, "running": 0} for name in ("cpu", "gpu", "inspect")}
+    rows = session.execute(
+        select(Job.queue, Job.status, func.count())
+        .where(Job.status.in_(("queued", "running")))
+        .group_by(Job.queue, Job.status)
+    )
+    for queue, status, count in rows:
+        counts.setdefault(queue, {"queued": 0, "running": 0})[status] = count
+    return counts
+
+
+def cancel_job(session: Session, project_id: str, job_id: str) -> Job:
+    """Cancel a queued job at once; ask the worker to stop a running one. Asking twice is fine.
+
+    Raises:
+        Conflict: `already_finished`.
+    """
+    get_job(session, project_id, job_id)
+    now = utc_now()
+    at_once = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == "queued")
+        .values(
+            status="cancelled",
+            cancel_requested_at=now,
+            finished_at=now,
+            message="cancelled",
+            version=Job.version + 1,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    assert isinstance(at_once, CursorResult)
+    if at_once.rowcount == 1:
+        append_event(session, job_id, "status", "cancelled", {"status": "cancelled"})
+    else:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id, Job.status == "running", Job.cancel_requested_at.is_(None))
+            .values(cancel_requested_at=now, version=Job.version + 1)
+            .execution_options(synchronize_session=False)
+        )
+    session.expire_all()
+    job = get_job(session, project_id, job_id)
+    if at_once.rowcount == 0 and job.status in FINISHED:
+        raise Conflict(f"The job is over already: {job.status}.", code="already_finished")
+    return job
+
+
+def remove_job(session: Session, project_id: str, job_id: str) -> None:
+    """Remove a finished job with its events and artifacts; the caller removes the files.
+
+    Raises:
+        Conflict: `in_use` while it is queued or running.
+    """
+    job = get_job(session, project_id, job_id)
+    if job.status not in FINISHED:
+        raise Conflict("The job has not finished; cancel it first.", code="in_use")
+    for table in (JobEvent, JobLabel, JobDataset, Artifact):
+        session.execute(delete(table).where(table.job_id == job_id))
+    session.delete(job)
+
+
+def list_events(session: Session, job_id: str, limit: int, after: int) -> list[JobEvent]:
+    """Return up to `limit` events with ids over `after`, oldest first."""
+    query = select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.id > after)
+    return list(session.scalars(query.order_by(JobEvent.id).limit(limit)))
+
+
+def list_artifacts(session: Session, job_id: str, limit: int, after: str | None) -> list[Artifact]:
+    """Return up to `limit` artifacts of a job, newest first."""
+    query = select(Artifact).where(Artifact.job_id == job_id)
+    if after is not None:
+        query = query.where(Artifact.id < after)
+    return list(session.scalars(query.order_by(Artifact.id.desc()).limit(limit)))
+
+
+def get_artifact(session: Session, project_id: str, artifact_id: str) -> Artifact:
+    """Return the project's artifact.
+
+    Raises:
+        NotFound: also for another project's.
+    """
+    artifact = session.get(Artifact, artifact_id) if is_id(artifact_id, "art") else None
+    if artifact is None or artifact.project_id != project_id:
+        raise NotFound("There is no such artifact.")
+    return artifact

@@ -1,0 +1,1 @@
+"""Health, readiness and what this installation can do."""
