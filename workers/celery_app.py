@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
+from celery.worker.consumer import Consumer
 
 from app.queue import broker_options
 from app.settings import Settings
+
+_TICK_S = 0.1
+
+
+class QuickTick(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Lets the consumer look around ten times a second instead of once.
+
+    With `worker_disable_prefetch`, a worker whose slots are taken does not listen. Nothing tells
+    it when a slot is free again; it would notice within a second.
+    """
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, parent: Consumer) -> None:
+        """Begin to tick; losing the broker clears all timers and starts the steps again."""
+        parent.timer.call_repeatedly(_TICK_S, _nothing)
 
 
 def create_celery(settings: Settings) -> Celery:
@@ -15,6 +32,7 @@ def create_celery(settings: Settings) -> Celery:
     celery = Celery("workers", broker=settings.broker_url, set_as_current=False)
     celery.conf.update(broker_options())
     celery.conf.update(worker_options())
+    celery.steps["consumer"].add(QuickTick)
     return celery
 
 
@@ -40,3 +58,7 @@ def worker_options() -> dict[str, Any]:
         "worker_pool": "threads",
         "task_create_missing_queues": True,
     }
+
+
+def _nothing() -> None:
+    """The tick itself is what matters."""

@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.db import Database
+from app.db import Database, utc_now
 from workers.lease import Claim, LeaseLost, add_event, look, renew
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class Note:
     message: str
     data: Mapping[str, Any] | None = None
     level: str = "info"
+    at: datetime = field(default_factory=utc_now)
 
 
 class Heartbeat:
@@ -140,4 +142,4 @@ class Heartbeat:
 
 def _add(session: Session, job_id: str, notes: list[Note]) -> None:
     for note in notes:
-        add_event(session, job_id, note.type, note.message, note.data, note.level)
+        add_event(session, job_id, note.type, note.message, note.data, note.level, note.at)

@@ -143,12 +143,13 @@ def add_event(
     message: str,
     data: Mapping[str, Any] | None = None,
     level: str = "info",
+    at: datetime | None = None,
 ) -> None:
     """Note what happened to a job."""
     session.add(
         JobEvent(
             job_id=job_id,
-            created_at=utc_now(),
+            created_at=at or utc_now(),
             level=level,
             type=type,
             message=message,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ class Worker:
         self._spawner.start()
         self._sweeper.start()
         receiver = self._celery.Worker(
-            hostname=f"{'-'.join(self._queues)}-{os.getpid()}@%h",
+            hostname=f"{'-'.join(self._queues)}-{os.getpid()}@{socket.gethostname()}",
             queues=list(self._queues),
             concurrency=self._slots,
             pool="threads",
