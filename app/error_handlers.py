@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,12 +108,26 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
     )
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> Response:
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (methods := _allowed_methods(request)):
+        headers["Allow"] = ", ".join(sorted(methods))
     code, title, detail = _ROUTER.get(
         error.status_code, ("http_error", "HTTP error", str(error.detail))
     )
-    return problem_response(error.status_code, code, title, detail, headers=error.headers)
+    return problem_response(error.status_code, code, title, detail, headers=headers)
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """Return the methods at this path; the router itself names those of its first route only."""
+    app: FastAPI = request.app
+    return {
+        method.upper()
+        for path, operations in app.openapi()["paths"].items()
+        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.scope["path"])
+        for method in operations
+    }
 
 
 async def _on_database_error(_request: Request, error: Exception) -> Response:

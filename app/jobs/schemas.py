@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.fields import DatasetId, LabelKey, Labels, ModelId
 from app.responses import PageQuery
@@ -93,12 +94,19 @@ class ConvertJob(JobFields):
 JobRequest = Annotated[PtqJob | ConvertJob, Field(discriminator="method")]
 
 
+def _full_time(value: Any) -> Any:
+    # left alone, pydantic takes a bare number for seconds since 1970, and a date for midnight
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:", value, re.ASCII) is None:
+        raise ValueError("an RFC 3339 time, please, such as 2026-01-31T12:00:00Z")
+    return value
+
+
 class JobQuery(PageQuery):
     """Which jobs."""
 
     status: Status | None = None
     method: Method | None = None
-    created_after: AwareDatetime | None = None
+    created_after: Annotated[AwareDatetime | None, BeforeValidator(_full_time)] = None
     label: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:.{0,255}$")] = (
         None
     )
