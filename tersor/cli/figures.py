@@ -1,0 +1,113 @@
+"""How figures, sizes, times and jobs look as text."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import typer
+
+from tersor.cli.session import print_table
+from tersor.jobs import Job
+from tersor.views import Artifact, Quality, Ratio, Result
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+_VERDICTS = {"faster": "faster", "not_faster": "not faster", "not_measured": "not measured"}
+NOTHING = "-"
+
+
+def size(size_bytes: float | None) -> str:
+    """Return `11.3 MiB`."""
+    if size_bytes is None:
+        return NOTHING
+    value = float(size_bytes)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable: the last unit takes all")
+
+
+def age(moment: datetime | None) -> str:
+    """Return how long ago, in the largest whole unit."""
+    if moment is None:
+        return NOTHING
+    seconds = max(0.0, (datetime.now(UTC) - moment).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return three significant digits, such as `0.0521` or `5.21`."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def print_result(result: Result) -> None:
+    """Print baseline and artifacts, one a row, the recommended one marked."""
+    base = result.baseline
+    rows = [
+        [
+            "", "original", size(base.size_bytes), NOTHING,
+            milliseconds(base.latency_ms.p50 if base.latency_ms else None), NOTHING,
+            _quality(base.quality), NOTHING, NOTHING,
+        ]
+    ]  # fmt: skip
+    rows += [_artifact_row(artifact, result.recommended) for artifact in result.artifacts]
+    metric = next((q.metric for q in [base.quality] if q), None) or "quality"
+    # fmt: off
+    print_table(
+        ["", "file", "size", "smaller", "p50 ms", "speedup (95 % ci)", metric, "drop", "verdict"],
+        rows,
+    )
+    # fmt: on
+    if result.recommended:
+        typer.echo("* recommended: the fastest within the accuracy budget")
+    else:
+        typer.echo("none is recommended: no artifact is faster and within the accuracy budget")
+    kept = [layer for layer in result.layers if layer.reason]
+    for layer in kept[:10]:
+        typer.echo(f"  {layer.name} stayed {layer.precision}: {layer.reason}")
+    if len(kept) > 10:
+        typer.echo(f"  and {len(kept) - 10} more; see the result's layers (--json)")
+
+
+def job_line(job: Job) -> str:
+    """Return one plain line that says how far a job is."""
+    if job.finished:
+        reason = f": {job.error.code}: {job.error.message}" if job.error else ""
+        return f"{job.id} {job.status}{reason}"
+    if job.status == "queued":
+        place = f", number {job.queue_position} in line" if job.queue_position else ""
+        return f"{job.id} queued{place}"
+    left = f", {job.eta_seconds:.0f} s left" if job.eta_seconds is not None else ""
+    return f"{job.id} {job.stage or 'starting'} {job.progress:4.0%}{left}  {job.message}".rstrip()
+
+
+def _artifact_row(artifact: Artifact, recommended: str | None) -> list[str]:
+    quality = artifact.quality
+    drop = quality.drop if quality else None
+    return [
+        "*" if artifact.id == recommended else "",
+        artifact.name,
+        size(artifact.size_bytes),
+        NOTHING if artifact.compression_ratio is None else f"{artifact.compression_ratio:.2f}x",
+        milliseconds(artifact.latency_ms.p50 if artifact.latency_ms else None),
+        _speedup(artifact.speedup),
+        _quality(quality),
+        NOTHING if drop is None else f"{drop:+.4f}",
+        _VERDICTS.get(artifact.verdict, artifact.verdict),
+    ]
+
+
+def _quality(quality: Quality | None) -> str:
+    return NOTHING if quality is None or quality.value is None else f"{quality.value:.4f}"
+
+
+def _speedup(speedup: Ratio | None) -> str:
+    if speedup is None or speedup.value is None:
+        return NOTHING
+    if speedup.ci95 is None:
+        return f"{speedup.value:.2f}x"
+    low, high = speedup.ci95
+    return f"{speedup.value:.2f}x ({low:.2f}-{high:.2f})"

@@ -1,0 +1,290 @@
+"""`tersor submit`, `preflight`, `watch`, `download` and `tersor jobs …`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tersor.cli.figures import NOTHING, age, job_line, print_result
+from tersor.cli.files import Limit, pairs
+from tersor.cli.session import Session, command
+from tersor.cli.watching import byte_progress, follow, say_saved
+from tersor.views import Preflight
+
+root = typer.Typer()
+jobs = typer.Typer(help="Look at jobs, cancel and remove them.", no_args_is_help=True)
+
+_ID = re.compile(r"(mdl|dst)_[0-9a-z]+")
+
+Method = Annotated[str, typer.Argument(help="ptq, convert; `tersor methods` lists them.")]
+ModelOption = Annotated[str, typer.Option("--model", help="Id, or a file to upload first.")]
+Calibration = Annotated[
+    str | None, typer.Option(help="Dataset for activation ranges: id, or a file to upload.")
+]
+Evaluation = Annotated[
+    str | None, typer.Option(help="Dataset for quality: id, or a file to upload.")
+]
+Samples = Annotated[int | None, typer.Option(min=1, help="Calibration samples, at most.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples per calibration step.")]
+Metric = Annotated[str | None, typer.Option(help="top1, top5, mse, mae or agreement.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Config field, as observer=minmax.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--override", help="Precision of layers, as 'fc.*=fp32'.")
+]
+Formats = Annotated[list[str] | None, typer.Option("--format", help="Artifact format.")]
+Backend = Annotated[str | None, typer.Option(help="Processor the artifact is for.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+MaxDrop = Annotated[
+    float | None, typer.Option("--max-drop", help="Accuracy budget: 0.01 is one point.")
+]
+JobLabels = Annotated[list[str] | None, typer.Option("--label", help="key=value.")]
+
+
+@command(root, "submit")
+def submit(
+    session: Session,
+    method: Method,
+    model: ModelOption,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    samples: Samples = None,
+    batch_size: BatchSize = None,
+    metric: Metric = None,
+    set_: Settings = None,
+    override: Overrides = None,
+    format_: Formats = None,
+    backend: Backend = None,
+    device: Device = None,
+    max_drop: MaxDrop = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds every random choice.")] = None,
+    priority: Annotated[int | None, typer.Option(help="Higher runs first.")] = None,
+    timeout: Annotated[int | None, typer.Option("--timeout-s", min=1, help="Limit.")] = None,
+    label: JobLabels = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
+) -> None:
+    """Submit a job; files given instead of ids are uploaded first."""
+    body = _body(
+        session, model, calibration, evaluation, samples, batch_size, metric, set_, override,
+        formats=format_ or None, backend=backend, device=device, max_accuracy_drop=max_drop,
+        seed=seed, priority=priority, timeout_s=timeout, labels=pairs(label, "--label") or None,
+    )  # fmt: skip
+    job = session.client.jobs.submit(method, **body)
+    if wait:
+        if not session.json:
+            typer.echo(f"{job.id} submitted", err=True)
+        follow(session, job)
+    else:
+        session.show(job.raw, lambda: typer.echo(f"{job.id}\nwatch it: tersor watch {job.id}"))
+
+
+@command(root, "preflight")
+def preflight(
+    session: Session,
+    method: Method,
+    model: ModelOption,
+    calibration: Calibration = None,
+    evaluation: Evaluation = None,
+    samples: Samples = None,
+    batch_size: BatchSize = None,
+    metric: Metric = None,
+    set_: Settings = None,
+    override: Overrides = None,
+    format_: Formats = None,
+    backend: Backend = None,
+    device: Device = None,
+) -> None:
+    """Ask, without a job, whether a job could run and what it would compress. Exit 1: no."""
+    body = _body(
+        session, model, calibration, evaluation, samples, batch_size, metric, set_, override,
+        formats=format_ or None, backend=backend, device=device,
+    )  # fmt: skip
+    found = session.client.preflight(method, **body)
+    session.show(found.raw, lambda: _print_preflight(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@command(root, "watch")
+def watch(session: Session, job_id: str) -> None:
+    """Follow a job to its end. Ctrl-C leaves it running. Exit 1: it failed or was cancelled."""
+    follow(session, session.client.jobs.get(job_id))
+
+
+@command(root, "download")
+def download(
+    session: Session,
+    job_id: str,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path(),
+    artifact: Annotated[
+        str | None,
+        typer.Option(help='Id or name; "all" for every file. Default: the recommended model.'),
+    ] = None,
+) -> None:
+    """Save what a job made, verified against its SHA-256."""
+    with byte_progress(session, Path(artifact or job_id)) as progress:
+        paths = session.client.jobs.download(job_id, output, artifact, progress=progress)
+    say_saved(session, paths)
+
+
+@command(jobs, "list")
+def list_jobs(
+    session: Session,
+    limit: Limit = 20,
+    status: Annotated[str | None, typer.Option(help="queued, running, succeeded, ...")] = None,
+    method: Annotated[str | None, typer.Option(help="ptq, convert")] = None,
+    label: Annotated[str | None, typer.Option(help="key=value")] = None,
+) -> None:
+    """List jobs, newest first."""
+    wanted = pairs([label] if label else None, "--label")
+    filter_ = next((f"{key}:{value}" for key, value in wanted.items()), None)
+    found = list(session.client.jobs.list(limit, status=status, method=method, label=filter_))
+    rows = [
+        [
+            job.id, job.method, job.status, job.stage or NOTHING, f"{job.progress:.0%}",
+            age(job.created_at), ",".join(f"{key}={value}" for key, value in job.labels.items()),
+        ]
+        for job in found
+    ]  # fmt: skip
+    columns = ["id", "method", "status", "stage", "done", "age", "labels"]
+    session.show_table([job.raw for job in found], columns, rows)
+
+
+@command(jobs, "get")
+def get_job(session: Session, job_id: str) -> None:
+    """Look at one job, with its figures once it has succeeded."""
+    job = session.client.jobs.get(job_id)
+
+    def render() -> None:
+        typer.echo(job_line(job))
+        if job.result is not None:
+            print_result(job.result)
+
+    session.show(job.raw, render)
+
+
+@command(jobs, "cancel")
+def cancel_job(session: Session, job_id: str) -> None:
+    """Cancel a job: at once if it is queued, within seconds if it runs."""
+    job = session.client.jobs.cancel(job_id)
+    session.show(job.raw, lambda: typer.echo(f"{job.id} {job.status}, cancel requested"))
+
+
+@command(jobs, "delete")
+def delete_job(session: Session, job_id: str) -> None:
+    """Remove a finished job, its events and its artifacts."""
+    session.client.jobs.delete(job_id)
+    session.show({"deleted": job_id}, lambda: typer.echo(f"{job_id} deleted"))
+
+
+@command(jobs, "events")
+def list_events(session: Session, job_id: str) -> None:
+    """List what happened to a job, oldest first."""
+    found = list(session.client.jobs.events(job_id))
+    rows = [
+        [
+            event.created_at.strftime("%H:%M:%S.%f")[:-3] if event.created_at else NOTHING,
+            event.level, event.type, event.message,
+        ]
+        for event in found
+    ]  # fmt: skip
+    session.show_table([event.raw for event in found], ["utc", "level", "type", "message"], rows)
+
+
+def _body(
+    session: Session,
+    model: str,
+    calibration: str | None,
+    evaluation: str | None,
+    samples: int | None,
+    batch_size: int | None,
+    metric: str | None,
+    settings: list[str] | None,
+    overrides: list[str] | None,
+    **fields: Any,
+) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        key: _value(value) for key, value in pairs(settings, "--set").items()
+    }  # fmt: skip
+    if overrides:
+        config["overrides"] = pairs(overrides, "--override")
+    if calibration is None and (samples or batch_size):
+        raise typer.BadParameter("needs --calibration", param_hint="--samples / --batch-size")
+    if evaluation is None and metric:
+        raise typer.BadParameter("needs --evaluation", param_hint="--metric")
+    uploaded: dict[str, str] = {}
+    return {
+        "model_id": _stored(session, model, "mdl", uploaded),
+        "calibration": _data(
+            session, calibration, uploaded, samples=samples, batch_size=batch_size
+        ),
+        "evaluation": _data(session, evaluation, uploaded, metric=metric),
+        "config": config or None,
+        **fields,
+    }
+
+
+def _data(
+    session: Session, given: str | None, uploaded: dict[str, str], **fields: Any
+) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    return {
+        "dataset_id": _stored(session, given, "dst", uploaded),
+        **{name: value for name, value in fields.items() if value is not None},
+    }
+
+
+def _stored(session: Session, given: str, prefix: str, uploaded: dict[str, str]) -> str:
+    """Return the id given, or that of the file given, uploaded once."""
+    if given in uploaded:
+        return uploaded[given]
+    path = Path(given)
+    if not path.is_file():
+        found = _ID.fullmatch(given)
+        if found is None or found[1] != prefix:
+            raise typer.BadParameter(f"{given!r} is neither a file nor an id ({prefix}_...)")
+        return given
+    client = session.client
+    with byte_progress(session, path) as progress:
+        if prefix == "mdl":
+            stored = client.models.upload(path, progress=progress).id
+        else:
+            stored = client.datasets.upload(path, progress=progress).id
+    if not session.json:
+        typer.echo(f"{stored} is {path.name}", err=True)
+    uploaded[given] = stored
+    return stored
+
+
+def _value(text: str) -> Any:
+    """Return JSON where it is JSON (`true`, `0.5`, `[1]`), else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _print_preflight(found: Preflight) -> None:
+    if not found.finished:
+        typer.echo(f"{found.id} is not known yet ({found.status}); is a worker running?")
+        return
+    if found.error is not None:
+        typer.secho(f"{found.error.code}: {found.error.message}", fg="red", err=True)
+    else:
+        typer.echo("this job can run")
+    for name, value in (found.result or {}).items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            typer.echo(f"{name}:")
+            for each in value:
+                typer.echo(
+                    "  " + "  ".join(str(part) for part in each.values() if part is not None)
+                )
+        else:
+            typer.echo(f"{name}: {value}")
+    typer.echo(f"jobs waiting: {found.queue_length}")
