@@ -8,6 +8,7 @@ import typer
 
 from tersor._version import get_version
 from tersor.cli import files, jobs, service
+from tersor.cli.session import ApiKey, Json, Session, Url
 
 app = typer.Typer(
     help="Make TorchScript models smaller and faster, with figures you can trust.",
@@ -38,8 +39,13 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
+    context: typer.Context,
+    json: Json = False,
+    url: Url = None,
+    api_key: ApiKey = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
     """Make TorchScript models smaller and faster, with figures you can trust."""
+    context.obj = Session(json=json, url=url, api_key=api_key)

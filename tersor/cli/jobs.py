@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tersor.cli.figures import NOTHING, age, job_line, print_result
+from tersor.cli.figures import NOTHING, age, job_line, print_result, size
 from tersor.cli.files import Limit, pairs
-from tersor.cli.session import Session, command
+from tersor.cli.session import Session, command, print_table
 from tersor.cli.watching import byte_progress, follow, say_saved
 from tersor.views import Preflight
 
@@ -276,15 +276,19 @@ def _print_preflight(found: Preflight) -> None:
         return
     if found.error is not None:
         typer.secho(f"{found.error.code}: {found.error.message}", fg="red", err=True)
-    else:
-        typer.echo("this job can run")
-    for name, value in (found.result or {}).items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            typer.echo(f"{name}:")
-            for each in value:
-                typer.echo(
-                    "  " + "  ".join(str(part) for part in each.values() if part is not None)
-                )
-        else:
-            typer.echo(f"{name}: {value}")
-    typer.echo(f"jobs waiting: {found.queue_length}")
+        return
+    result = found.result or {}
+    rows = [
+        [
+            str(layer.get("name")), str(layer.get("type")), str(layer.get("precision")),
+            layer.get("reason") or "",
+        ]
+        for layer in result.get("layers") or ()
+    ]  # fmt: skip
+    if rows:
+        print_table(["layer", "type", "becomes", "why not int8"], rows)
+    estimate = size(result.get("estimated_size_bytes"))
+    typer.echo(
+        f"this job can run; {size(result.get('size_bytes'))} should become about {estimate}; "
+        f"jobs waiting: {found.queue_length}"
+    )

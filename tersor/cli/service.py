@@ -68,14 +68,14 @@ def system(session: Session) -> None:
 
     def render() -> None:
         typer.echo(f"Tersor {found.version} at {session.client.url}")
-        typer.echo(f"devices  {', '.join(found.devices) or 'no worker was seen lately'}")
+        typer.echo(f"devices  {', '.join(found.devices) or 'none reported yet'}")
         for worker in found.workers:
             typer.echo(f"worker   {worker['id']}  {','.join(worker['queues'])}")
         for name, counts in found.queues.items():
             figures = ", ".join(f"{count} {status}" for status, count in counts.items())
             typer.echo(f"queue    {name}: {figures}")
         for name, value in found.limits.items():
-            typer.echo(f"limit    {name}: {value:g}")
+            typer.echo(f"limit    {name}: {value:.15g}")
 
     session.show(found.raw, render)
 

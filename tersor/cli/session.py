@@ -32,32 +32,21 @@ from tersor.errors import (
 JOB_FAILED, USAGE, REFUSED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 4, 130
 
 _Command = TypeVar("_Command", bound=Callable[..., None])
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", help="Address of the service; else TERSOR_URL, else the last `tersor up`."
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--api-key", help="Key; else TERSOR_API_KEY, else the one `tersor up` wrote."),
+]
 _SHARED: dict[str, tuple[Any, Any]] = {
-    "json": (
-        Annotated[
-            bool,
-            typer.Option("--json", help="Print JSON, and nothing else."),
-        ],
-        False,
-    ),
-    "url": (
-        Annotated[
-            str | None,
-            typer.Option(
-                "--url", help="Address of the service; else TERSOR_URL, else the last `tersor up`."
-            ),
-        ],
-        None,
-    ),
-    "api_key": (
-        Annotated[
-            str | None,
-            typer.Option(
-                "--api-key", help="Key; else TERSOR_API_KEY, else the one `tersor up` wrote."
-            ),
-        ],
-        None,
-    ),
+    "json": (Json, False),
+    "url": (Url, None),
+    "api_key": (ApiKey, None),
 }
 
 
@@ -124,10 +113,22 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _
 
     def register(function: _Command) -> _Command:
         @functools.wraps(function)
-        def run(*, json: bool, url: str | None, api_key: str | None, **arguments: Any) -> None:
-            with_session = Session(json=json, url=url, api_key=api_key)
+        def run(
+            *,
+            context: typer.Context,
+            json: bool,
+            url: str | None,
+            api_key: str | None,
+            **arguments: Any,
+        ) -> None:
+            before = context.find_object(Session) or Session()  # options given before the command
+            session = Session(
+                json=json or before.json,
+                url=url or before.url,
+                api_key=api_key or before.api_key,
+            )
             try:
-                function(with_session, **arguments)
+                function(session, **arguments)
             except TersorError as error:
                 raise typer.Exit(report(error)) from error
             except KeyboardInterrupt as error:
@@ -144,6 +145,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _
             )
             for option, (annotation, default) in _SHARED.items()
         ]
+        own.append(
+            inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        )
         run.__signature__ = signature.replace(  # type: ignore[attr-defined]
             parameters=[*own, *shared], return_annotation=None
         )
