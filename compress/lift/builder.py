@@ -134,7 +134,8 @@ class GraphBuilder:
                 raise UnsupportedOperator(
                     f"{self.place} decides on the values of its data, which cannot be lifted yet."
                 )
-            self.guards.append(f"{self.scope or 'forward'}: {symbol.node} = {symbol.value}")
+            where = self.scope or "forward"
+            self.guards.append(f"{where}: {_describe(symbol.node)} = {symbol.value}")
         return concrete(value)
 
     def name_in(self, owner: ModuleRef, name: str, symbol: Symbol) -> str:
@@ -283,3 +284,15 @@ class GraphBuilder:
             # not of the original's state, so kept out of state_dict
             lifted.register_buffer(name, held, persistent=False)
         return lifted
+
+
+def _describe(value: Any) -> str:
+    """An expression over sizes as a reader would write it: `gt(image.size(0), 2)`."""
+    if not isinstance(value, fx.Node):
+        return str(value)
+    arguments = [_describe(argument) for argument in value.args]
+    if value.op == "call_method":
+        return f"{arguments[0]}.{value.target}({', '.join(arguments[1:])})"
+    if value.op == "call_function" and getattr(value.target, "__module__", "") == "_operator":
+        return f"{getattr(value.target, '__name__', value.target)}({', '.join(arguments)})"
+    return value.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,24 +11,15 @@ from torch import Tensor
 
 from compress.errors import CompressError, ModelFailed, UnsupportedOperator
 from compress.lift.builder import GraphBuilder
-from compress.lift.operators import Call, lift_call
+from compress.lift.operators import lift_call
+from compress.lift.schema import bind_call, function_body
 from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete
 
 MAX_ITERATIONS = 4096
 """A loop longer than this would unroll into a graph nobody can use."""
 
-# ScalarType, MemoryFormat and Layout are plain ints in TorchScript.
-_DTYPES = (
-    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32,
-    torch.float64, torch.complex32, torch.complex64, torch.complex128, torch.bool, torch.qint8,
-    torch.quint8, torch.qint32, torch.bfloat16,
-)  # fmt: skip
-_MEMORY_FORMATS = (
-    torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d,
-)  # fmt: skip
-_ENUMS: dict[str, tuple[Any, ...]] = {
-    "dtype": _DTYPES, "memory_format": _MEMORY_FORMATS, "layout": (torch.strided,),
-}  # fmt: skip
+GRADIENT_MODE = object()
+"""Stands for `torch.no_grad()` and its like: the lifted model decides itself what learns."""
 
 Frame = dict[str, Value]
 Step = Callable[["Interpreter", torch._C.Node, list[Value], Frame, ModuleRef], Value]
@@ -139,6 +129,8 @@ class Interpreter:
         self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
     ) -> Value:
         receiver, *arguments = inputs
+        if receiver is GRADIENT_MODE:
+            return None
         if not isinstance(receiver, ModuleRef):
             raise self._unsupported(node, "calls a method of a script class")
         return self.run_method(receiver, node.s("name"), arguments)
@@ -192,6 +184,20 @@ class Interpreter:
     ) -> Value:
         raise ModelFailed(f"The model raised on the samples given: {concrete(inputs[0])}")
 
+    def _create_object(
+        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
+    ) -> Value:
+        kind = str(node.output().type())
+        if "torch.autograd.grad_mode." in kind:
+            return GRADIENT_MODE
+        raise self._unsupported(node, f"makes a script class {kind.rpartition('.')[2]}")
+
+    def _fork(
+        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
+    ) -> Value:
+        (result,) = self._run_graph(node.g("Subgraph"), inputs, owner)
+        return result
+
     def _state(
         self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
     ) -> Value:
@@ -201,60 +207,6 @@ class Interpreter:
         return UnsupportedOperator(
             f"{self.builder.place} {what} ({node.kind()}), which cannot be lifted yet."
         )
-
-
-def bind_call(node: torch._C.Node, inputs: list[Value], owner: ModuleRef) -> Call:
-    """Binds the inputs of an operator node to the argument names of its schema."""
-    overload, names, keyword_only, defaults = _read_schema(node.schema())
-    if len(names) < len(inputs):  # aten::format takes any number
-        names = (*names, *(f"argument_{index}" for index in range(len(names), len(inputs))))
-    arguments = {name: _named(name, value) for name, value in zip(names, inputs, strict=False)}
-    return Call(node.kind(), overload, arguments, keyword_only, defaults, owner)
-
-
-@functools.lru_cache(maxsize=4096)
-def _read_schema(
-    text: str,
-) -> tuple[str, tuple[str, ...], frozenset[str], dict[str, Any]]:
-    if not text or text.startswith("(no schema)"):
-        return "", (), frozenset(), {}
-    schema = torch._C.parse_schema(text)
-    arguments = schema.arguments
-    return (
-        schema.overload_name,
-        tuple(argument.name for argument in arguments),
-        frozenset(argument.name for argument in arguments if argument.kwarg_only),
-        {a.name: a.default_value for a in arguments if a.has_default_value()},
-    )
-
-
-def _named(name: str, value: Value) -> Value:
-    kinds = _ENUMS.get(name)
-    if kinds is not None and isinstance(value, int) and not isinstance(value, bool):
-        return kinds[value]
-    return value
-
-
-def function_body(function: FunctionRef, call: torch._C.Node) -> torch._C.Graph:
-    """The graph of a TorchScript function, got by inlining one call of it into an empty graph."""
-    graph = torch._C.Graph()
-    constant = graph.createClone(  # type: ignore[attr-defined]
-        function.constant, lambda value: value
-    )
-    graph.appendNode(constant)
-    arguments = []
-    for value in list(call.inputs())[1:]:
-        argument = graph.addInput()
-        argument.setType(value.type())
-        arguments.append(argument)
-    results = list(call.outputs())
-    clone = graph.create("prim::CallFunction", [constant.output(), *arguments], len(results))
-    graph.appendNode(clone)
-    for mine, original in zip(clone.outputs(), results, strict=True):
-        mine.setType(original.type())
-        graph.registerOutput(mine)
-    torch._C._jit_pass_inline(graph)
-    return graph
 
 
 def _dictionary(
@@ -300,7 +252,9 @@ _STEPS: dict[str, Step] = {
     "prim::Constant": Interpreter._constant,
     "prim::GetAttr": Interpreter._get_attribute,
     "prim::SetAttr": Interpreter._state,
-    "prim::CreateObject": Interpreter._state,
+    "prim::CreateObject": Interpreter._create_object,
+    "prim::fork": Interpreter._fork,
+    "aten::wait": lambda walk, node, inputs, frame, owner: inputs[0],
     "prim::RaiseException": Interpreter._raise,
     "prim::ListConstruct": lambda walk, node, inputs, frame, owner: list(inputs),
     "prim::TupleConstruct": lambda walk, node, inputs, frame, owner: tuple(inputs),

@@ -148,7 +148,7 @@ def first_difference(
 def other_batches(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Random inputs alike in all but the first axis, at two other batch sizes.
 
-    None if the inputs do not share a first axis.
+    Nothing if the inputs do not share a first axis.
     """
     lengths = {value.shape[0] if value.dim() else None for value in inputs}
     if len(lengths) != 1 or None in lengths:
@@ -169,6 +169,17 @@ def random_like(example: Tensor, shape: Sequence[int], generator: torch.Generato
         return example.new_zeros(tuple(shape))
     picks = torch.randint(0, example.numel(), tuple(shape), generator=generator)
     return example.flatten()[picks]
+
+
+def at_other_lengths(example: Tensor, axes: Sequence[int]) -> Tensor:
+    """One random sample like the example, with these axes at about three quarters."""
+    shape = [1, *example.shape[1:]]
+    for axis in axes:
+        length = shape[axis]
+        # nets halve images: keep a multiple of 32 one
+        step = 32 if length % 32 == 0 and length > 32 else min(2, length)
+        shape[axis] = max(step, length * 3 // 4 // step * step) if length else 0
+    return random_like(example, shape, torch.Generator().manual_seed(1))
 
 
 def mismatch(node: str, shape: Sequence[int], error: float) -> LiftMismatch:

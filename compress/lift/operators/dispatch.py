@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.errors import UnsupportedOperator
 from compress.lift.builder import GraphBuilder
-from compress.lift.operators import layers  # noqa: F401  registers its rules
+from compress.lift.operators import layers, linear  # noqa: F401  they register their rules
 from compress.lift.operators.collections import lift_collections
 from compress.lift.operators.functions import lift_function
 from compress.lift.operators.inplace import lift_in_place, note_view
@@ -44,7 +44,12 @@ def lift_functional(builder: GraphBuilder, call: Call) -> Value:
 def lift_overload(builder: GraphBuilder, call: Call) -> Value:
     """The general way: the very operator of the original."""
     overload = overload_of(call)
-    if overload is None or _reads_data(call):
+    if _reads_data(call):
+        raise UnsupportedOperator(
+            f"{builder.place} reads numbers out of its data with {call.name}, "
+            "which cannot be lifted yet; keep them tensors."
+        )
+    if overload is None:
         raise UnsupportedOperator(
             f"{builder.place} uses {call.name}, which cannot be lifted yet; "
             "export the model without it."

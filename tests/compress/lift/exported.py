@@ -20,7 +20,7 @@ NETS = (
     "mlp", "small_cnn", "resnet18", "mobilenet_v2", "senet", "inception_block", "unet", "densenet",
     "shufflenet",
 )  # fmt: skip
-WEIGHTED = {"mlp": 3, "small_cnn": 4, "resnet18": 21, "mobilenet_v2": 10, "unet": 6}
+WEIGHTED = {"mlp": 3, "small_cnn": 4, "resnet18": 21, "mobilenet_v2": 11, "unet": 6}
 
 
 def export(model: nn.Module, inputs: Sequence[Tensor], how: How) -> torch.jit.ScriptModule:
