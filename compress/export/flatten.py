@@ -31,11 +31,10 @@ def flatten(graph_module: fx.GraphModule) -> fx.GraphModule:
             copied[node] = _call(graph, root, graph_module, node, args, kwargs, packed_names)
         elif node.op == "get_attr":
             value = _attribute(graph_module, str(node.target))
-            literal = _literal(node, value)
-            if literal is None:
+            copied[node] = _literal(node, value)
+            if copied[node] is None:
                 _put(root, str(node.target), value)
-                literal = graph.get_attr(str(node.target))
-            copied[node] = literal
+                copied[node] = graph.get_attr(str(node.target))
         elif node.op == "output":
             graph.output(args[0])
         else:

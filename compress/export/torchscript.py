@@ -6,7 +6,6 @@ and keeps every size dynamic that was so.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ def export_torchscript(
         torch.jit.save(scripted, str(whole), _extra_files=_extra_files(original))
         repack(whole, slim)
         match_db = _verify(slim, cast, expected)
-        os.replace(slim, target)
+        slim.replace(target)
     finally:
         whole.unlink(missing_ok=True)
         slim.unlink(missing_ok=True)
@@ -91,7 +90,9 @@ def _compile(
             scripted = torch.jit.script(model)
         except (RuntimeError, TypeError, NotImplementedError, OSError) as unscriptable:
             try:
-                scripted = torch.jit.trace(model, tuple(inputs), check_trace=False, strict=False)
+                scripted = torch.jit.trace(  # type: ignore[no-untyped-call]
+                    model, tuple(inputs), check_trace=False, strict=False
+                )
             except (RuntimeError, TypeError, ValueError) as untraceable:
                 raise ExportFailed(
                     "The compressed model could not be written as TorchScript: "
@@ -103,7 +104,7 @@ def _compile(
 
 def _verify(path: Path, probes: Sequence[Sequence[Tensor]], expected: Sequence[Any]) -> float:
     try:
-        loaded = torch.jit.load(str(path), map_location="cpu")
+        loaded = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise ExportFailed(f"The file does not load again: {_first_line(error)}") from error
     worst_db = float("inf")
@@ -135,7 +136,9 @@ def _verify(path: Path, probes: Sequence[Sequence[Tensor]], expected: Sequence[A
 def _extra_files(original: Path) -> dict[str, bytes]:
     files: dict[str, Any] = dict.fromkeys(extra_file_names(original), "")
     if files:
-        torch.jit.load(str(original), map_location="cpu", _extra_files=files)
+        torch.jit.load(  # type: ignore[no-untyped-call]
+            str(original), map_location="cpu", _extra_files=files
+        )
     return {
         name: content.encode() if isinstance(content, str) else content
         for name, content in files.items()
@@ -186,5 +189,3 @@ def _float_nodes(model: fx.GraphModule, probe: Sequence[Tensor]) -> set[fx.Node]
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200] if lines else type(error).__name__
-
-

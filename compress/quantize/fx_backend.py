@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -168,7 +168,7 @@ def is_rectified(module: nn.Module) -> bool:
 def stored_bytes(module: nn.Module) -> int:
     """Bytes of an int8 module's weights, scales, zero points and bias."""
     weight, bias = module.weight(), module.bias()  # type: ignore[operator]
-    total = int(weight.numel()) * weight.element_size()
+    total: int = weight.numel() * weight.element_size()
     if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
         total += weight.q_per_channel_scales().nbytes + weight.q_per_channel_zero_points().nbytes
     return total + (0 if bias is None else bias.nbytes)
@@ -193,27 +193,33 @@ def _mapping(recipe: StaticRecipe) -> QConfigMapping:
         qscheme=torch.per_tensor_affine,
         reduce_range=not recipe.full_range,
     )
-    per_tensor: Callable[..., Any] = MinMaxObserver.with_args(
+    per_tensor: Any = MinMaxObserver.with_args(
         dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
     )
-    weight = per_tensor
+    weight: Any = per_tensor
     if recipe.granularity == "per_channel":
         weight = PerChannelMinMaxObserver.with_args(
             dtype=torch.qint8, qscheme=torch.per_channel_symmetric
         )
     # sigmoid, tanh and hardsigmoid have known ranges: torch's own table says which
-    mapping = _with_known_ranges(QConfig(activation=activation, weight=weight))
+    mapping = _with_known_ranges(_qconfig(activation=activation, weight=weight))
     for operator in _TRANSPOSED:
-        mapping.set_object_type(operator, QConfig(activation=activation, weight=per_tensor))
+        mapping.set_object_type(operator, _qconfig(activation=activation, weight=per_tensor))
     for operator in _FLOAT_OPERATORS:
         mapping.set_object_type(operator, None)
     if recipe.full_range:
-        narrow = QConfig(activation=activation, weight=weight.with_args(quant_min=-64, quant_max=63))
+        narrow = QConfig(
+            activation=activation, weight=weight.with_args(quant_min=-64, quant_max=63)
+        )
         for name in sorted(recipe.narrow_layers):
             mapping.set_module_name(name, narrow)
     for name in sorted(recipe.float_layers):
         mapping.set_module_name(name, None)
     return mapping
+
+
+def _qconfig(activation: Any, weight: Any) -> QConfig:
+    return QConfig(activation=activation, weight=weight)  # type: ignore[no-untyped-call]
 
 
 def _with_known_ranges(qconfig: QConfig) -> QConfigMapping:
@@ -226,7 +232,7 @@ def _with_known_ranges(qconfig: QConfig) -> QConfigMapping:
     for span, operators in known.items():
         fixed = getattr(observer, f"default_fixed_qparams_range_{span}_observer")
         for operator in operators:
-            mapping.set_object_type(operator, QConfig(activation=fixed, weight=qconfig.weight))
+            mapping.set_object_type(operator, _qconfig(activation=fixed, weight=qconfig.weight))
     return mapping
 
 

@@ -1,8 +1,8 @@
 """Full and half precision of a lifted graph: no scales, no calibration.
 
 Half precision stores weights in 16 bits and computes in 32: the x86 kernels for half are far
-slower than those for float (ResNet-18 on a processor without AVX512-FP16: 1126 ms against 29), while
-widening the weights on each call costs a tenth. Arguments and outputs keep their element types, so
+slower than those for float (ResNet-18 on a processor without AVX512-FP16: 1126 ms against 29),
+while widening the weights on each call costs a tenth. Arguments and outputs keep their element types, so
 the file drops in where the old one was.
 """
 
@@ -146,6 +146,7 @@ def _functional(module: nn.Module) -> Callable[[fx.Graph, Any, fx.Node, Any], fx
         nn.ConvTranspose3d: F.conv_transpose3d,
     }
     m: Any = module
+    rest: tuple[Any, ...]
     if type(module) in plain:
         target, rest = plain[type(module)], (m.stride, m.padding, m.dilation, m.groups)
     elif type(module) in transposed:

@@ -1,0 +1,242 @@
+"""run() and preflight(): the only ways into the engine.
+
+load - lift - calibrate - convert - export - evaluate - benchmark. Importing this module loads torch
+and all that a job needs, but runs no operator, so a process may import it once and fork per job.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.appraisal import judge, race, recommend, report_artifact, report_baseline
+from compress.errors import DeviceUnavailable, InvalidSpec, OutOfMemory
+from compress.export.torchscript import export_torchscript
+from compress.intake import Intake, batches_of, open_intake
+from compress.lift import Lifted, forward_arguments, lift
+from compress.measure.environment import int8_saturates, read_environment
+from compress.measure.size import size_bytes
+from compress.progress import Progress
+from compress.provenance import trace_provenance, write_manifest
+from compress.quantize import Quantized, quantize_static, to_float32, to_half
+from compress.result import Inputs, Result, Sink
+from compress.spec import METHODS, ConvertConfig, EngineSpec, PtqConfig
+
+_PROBE_SAMPLES = 4
+"""Calibration samples on which the error of each layer is measured."""
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+
+
+def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
+    """Compress a model, and measure what came out by running it.
+
+    Args:
+        spec: What to do.
+        inputs: Files.
+        sink: Is told of stages, progress and events.
+        out_dir: An existing folder; receives the artifact and `manifest.json`.
+
+    Raises:
+        CompressError: What went wrong and what the user can do.
+    """
+    _check_spec(spec)
+    progress = Progress(sink, calibrates=spec.method == "ptq")
+    with (
+        _settled(spec),
+        tempfile.TemporaryDirectory(dir=out_dir, prefix=".scratch-") as scratch,
+    ):
+        progress.stage("load", "reading model and data")
+        intake = open_intake(spec, inputs, Path(scratch))
+        progress.stage("lift", "lifting the model's graph")
+        lifted = lift(intake.model, _example(intake))
+        sink.event("log", f"lifted {len(lifted.report.modules)} modules", lifted.report.to_dict())
+        compressed, precision = _compress(spec, intake, lifted, progress)
+        progress.stage("export", "writing TorchScript")
+        artifact = out_dir / f"model.{precision}.torchscript.pt"
+        export_torchscript(
+            compressed.graph_module,
+            inputs.model,
+            artifact,
+            intake.probes(),
+            dtype=intake.dtype,
+            freeze=precision == "int8",
+        )
+        progress.stage("evaluate", "comparing answers")
+        judged = judge(
+            intake,
+            spec,
+            inputs.model,
+            artifact,
+            lambda done, total: progress.part(done / total, f"evaluating {done}/{total}"),
+        )
+        progress.stage("benchmark", "timing both models in turn")
+        raced = race(
+            intake,
+            inputs.model,
+            artifact,
+            lambda done: progress.part(done, "timing both models in turn"),
+        )
+        baseline = report_baseline(inputs.model, intake.parameters, judged, raced)
+        report = report_artifact(artifact, precision, baseline.size_bytes, judged, raced)
+        result = Result(
+            baseline=baseline,
+            artifacts=[report],
+            recommended=recommend([report], baseline, spec.max_accuracy_drop),
+            layers=compressed.layers,
+            environment=read_environment(torch.get_num_threads()),
+            provenance=trace_provenance(spec, inputs),
+            lift=lifted.report.to_dict(),
+        )
+    write_manifest(out_dir, result)
+    progress.done()
+    return result
+
+
+def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
+    """Say what a job would do, by trying it on one sample; writes nothing.
+
+    Returns:
+        `arguments`, `operators`, `layers` (as in a result, `sqnr_db` null), `counts` by precision,
+        `dataset`, `estimated_size_bytes` and `estimated_compression_ratio`.
+
+    Raises:
+        CompressError: What `run` would raise in its first seconds.
+    """
+    _check_spec(spec)
+    with _settled(spec), tempfile.TemporaryDirectory(prefix="tersor-") as scratch:
+        sink.stage("load", "reading model and data")
+        intake = open_intake(spec, inputs, Path(scratch))
+        sink.stage("lift", "lifting the model's graph")
+        example = _example(intake)
+        lifted = lift(intake.model, example)
+        sink.stage("convert", "trying the conversion on one sample")
+        config = spec.config
+        if isinstance(config, PtqConfig):
+            saturates = int8_saturates(read_environment(torch.get_num_threads()))
+            tried = quantize_static(
+                lifted.graph_module, example, [example], config, full_range=not saturates
+            )
+        else:
+            tried = _convert(config, lifted)
+        before_bytes = size_bytes(inputs.model)
+        saved_bytes = sum(layer.size_bytes[0] - layer.size_bytes[1] for layer in tried.layers)
+        estimate_bytes = max(1, before_bytes - saved_bytes)
+        counts: dict[str, int] = {}
+        for layer in tried.layers:
+            counts[layer.precision] = counts.get(layer.precision, 0) + 1
+        judged = intake.judged
+        return {
+            "arguments": [
+                {"name": one.name, "type": one.type, "optional": one.has_default}
+                for one in forward_arguments(intake.model)
+            ],
+            "parameters": intake.parameters,
+            "operators": dict(lifted.report.operators),
+            "guards": list(lifted.report.guards),
+            "layers": [
+                vars(layer) | {"size_bytes": list(layer.size_bytes)} for layer in tried.layers
+            ],
+            "counts": counts,
+            "metric": intake.metric,
+            "dataset": None
+            if judged is None
+            else {
+                "fits": True,
+                "samples": judged.samples,
+                "arrays": [
+                    {"name": name, "dtype": str(array.dtype), "shape": list(array.shape)}
+                    for name, array in zip(judged.names, judged.inputs, strict=True)
+                ],
+                "has_labels": judged.label is not None,
+            },
+            "size_bytes": before_bytes,
+            "estimated_size_bytes": estimate_bytes,
+            "estimated_compression_ratio": before_bytes / estimate_bytes,
+        }
+
+
+def _compress(
+    spec: EngineSpec, intake: Intake, lifted: Lifted, progress: Progress
+) -> tuple[Quantized, str]:
+    config = spec.config
+    if isinstance(config, ConvertConfig):
+        progress.stage("convert", f"converting to {config.precision}")
+        return _convert(config, lifted), config.precision
+    dataset = intake.calibration
+    assert dataset is not None  # open_intake has refused a job without
+    total = min(dataset.samples, spec.calibration_samples)
+
+    def counted() -> Iterator[list[Tensor]]:
+        done = 0
+        for batch in batches_of(dataset, spec):
+            yield batch
+            done += batch[0].shape[0]
+            progress.part(done / total, f"calibrating {done}/{total}")
+
+    progress.stage("calibrate", f"calibrating 0/{total}")
+    environment = read_environment(torch.get_num_threads())
+    quantized = quantize_static(
+        lifted.graph_module,
+        _example(intake),
+        counted(),
+        config,
+        full_range=not int8_saturates(environment),
+        probes=[dataset.sample(i, i + 1) for i in range(min(_PROBE_SAMPLES, total))],
+        on_convert=lambda: progress.stage("convert", "turning weights into int8"),
+    )
+    return quantized, "int8"
+
+
+def _convert(config: ConvertConfig, lifted: Lifted) -> Quantized:
+    if config.precision == "fp16":
+        return to_half(lifted.graph_module)
+    return to_float32(lifted.graph_module)
+
+
+def _example(intake: Intake) -> list[Tensor]:
+    """Return the batch that is lifted: of several samples, where the model takes such."""
+    return intake.probes()[-1]
+
+
+def _check_spec(spec: EngineSpec) -> None:
+    if not isinstance(spec.config, METHODS[spec.method]):
+        raise InvalidSpec(f"Method '{spec.method}' does not take a {type(spec.config).__name__}.")
+    if spec.calibration_samples < 1 or spec.calibration_batch_size < 1 or spec.threads < 1:
+        raise InvalidSpec("calibration_samples, calibration_batch_size and threads start at 1.")
+    if spec.device == "cuda":
+        raise DeviceUnavailable(
+            f"Method '{spec.method}' for backend '{spec.backend}' computes on the processor; use "
+            "device 'auto' or 'cpu'."
+        )
+
+
+@contextmanager
+def _settled(spec: EngineSpec) -> Iterator[None]:
+    """Set threads and seed for a job, and tell memory errors from others."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(spec.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            yield
+    except MemoryError as error:
+        raise OutOfMemory(_OUT_OF_MEMORY) from error
+    except RuntimeError as error:
+        if _NO_MEMORY.search(str(error)):
+            raise OutOfMemory(_OUT_OF_MEMORY) from error
+        raise
+    finally:
+        torch.set_num_threads(threads)
+
+
+_OUT_OF_MEMORY = (
+    "The job needed more memory than there is; use a smaller calibration batch_size, or a worker "
+    "with more memory."
+)
