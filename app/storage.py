@@ -7,10 +7,12 @@ for artifacts.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +27,8 @@ CHUNK_BYTES = 2**20
 class StagedBlob:
     """A file being written: feed it chunks, then `BlobStore.publish` it under a key.
 
-    Leaving the context removes it unless it was published, so a broken upload leaves nothing.
+    Leaving the context removes it unless it was published, so a broken upload leaves nothing. The
+    lock on it tells `remove_abandoned` that its writer lives.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +36,7 @@ class StagedBlob:
         self.size_bytes = 0
         self._hash = hashlib.sha256()
         self._file: BinaryIO = path.open("xb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append bytes.
@@ -53,7 +57,6 @@ class StagedBlob:
         try:
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._file.close()
         except OSError as error:
             raise_if_full(error)
             raise
@@ -100,6 +103,9 @@ class BlobStore(Protocol):
 
     def delete_tree(self, prefix: str) -> None:
         """Remove all keys under `prefix/`."""
+
+    def remove_abandoned(self, older_than_s: float) -> int:
+        """Remove staged files whose writers died; return how many."""
 
     def check(self) -> None:
         """Raise OSError unless the storage can be written."""
@@ -167,6 +173,21 @@ class LocalBlobStore:
         folder = self._path(prefix)
         if folder.exists():
             shutil.rmtree(folder)
+
+    def remove_abandoned(self, older_than_s: float) -> int:
+        removed = 0
+        for path in self._staging.iterdir():
+            try:
+                with path.open("rb") as file:
+                    # the age spares a file just opened, whose writer is about to lock it
+                    if time.time() - path.stat().st_mtime < older_than_s:
+                        continue
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink()
+                    removed += 1
+            except (FileNotFoundError, BlockingIOError):
+                continue  # published or removed meanwhile; its writer lives
+        return removed
 
     def check(self) -> None:
         with self.stage() as staged:

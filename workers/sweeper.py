@@ -27,6 +27,7 @@ from workers.lease import LeaseLost, database_now
 log = logging.getLogger(__name__)
 
 _WORKER_KEPT_S = 600.0
+_STAGED_KEPT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,9 @@ class Sweeper:
             log.info("wake-up message sent again", extra={"job_id": job_id})
 
     def remove_leftovers(self) -> None:
-        """Remove folders of attempts that nobody runs any more."""
+        """Remove folders of attempts that nobody runs any more, and half-written blobs."""
+        if removed := self._store.remove_abandoned(_STAGED_KEPT_S):
+            log.info("%d half-written files removed", removed)
         folder = work_folder(self._settings)
         if not folder.exists():
             return
