@@ -283,7 +283,7 @@ class GraphBuilder:
         for name, held in constants.items():
             # not of the original's state, so kept out of state_dict
             lifted.register_buffer(name, held, persistent=False)
-        return lifted
+        return lifted.eval()
 
 
 def _describe(value: Any) -> str:

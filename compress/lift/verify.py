@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -145,41 +145,38 @@ def first_difference(
     return mine.failed.name if mine.failed is not None else "output"
 
 
-def other_batches(inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Random inputs alike in all but the first axis, at two other batch sizes.
-
-    Nothing if the inputs do not share a first axis.
-    """
+def other_batch_sizes(inputs: Sequence[Tensor]) -> list[int]:
+    """Two small batch sizes unlike the example's; none if the inputs share no first axis."""
     lengths = {value.shape[0] if value.dim() else None for value in inputs}
     if len(lengths) != 1 or None in lengths:
-        return
-    (length,) = lengths
-    generator = torch.Generator().manual_seed(0)
-    for size in [size for size in (2, 3, 1) if size != length][:2]:
-        yield [random_like(value, (size, *value.shape[1:]), generator) for value in inputs]
+        return []
+    return [size for size in (2, 3, 1) if size not in lengths][:2]
 
 
-def random_like(example: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Random values in the range of the example: floats spread alike, integers drawn from it."""
+def resample(example: Tensor, batch: int, axes: Sequence[int]) -> Tensor:
+    """Random values like the example's, `batch` rows, with these axes at about half.
+
+    Floats spread alike; integers, which may be indices or flags, are drawn from the example.
+    """
+    shape = [batch, *example.shape[1:]]
+    for axis in axes:
+        shape[axis] = _about_half(shape[axis])
+    generator = torch.Generator().manual_seed(batch)
     if example.is_floating_point():
         spread, centre = float(example.std(correction=0)), float(example.mean())
-        noise = torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+        noise = torch.randn(shape, generator=generator)
         return (noise * (spread or 1.0) + centre).to(example.dtype)
     if example.numel() == 0:
-        return example.new_zeros(tuple(shape))
-    picks = torch.randint(0, example.numel(), tuple(shape), generator=generator)
-    return example.flatten()[picks]
+        return example.new_zeros(shape)
+    return example.flatten()[torch.randint(0, example.numel(), shape, generator=generator)]
 
 
-def at_other_lengths(example: Tensor, axes: Sequence[int]) -> Tensor:
-    """One random sample like the example, with these axes at about three quarters."""
-    shape = [1, *example.shape[1:]]
-    for axis in axes:
-        length = shape[axis]
-        # nets halve images: keep a multiple of 32 one
-        step = 32 if length % 32 == 0 and length > 32 else min(2, length)
-        shape[axis] = max(step, length * 3 // 4 // step * step) if length else 0
-    return random_like(example, shape, torch.Generator().manual_seed(1))
+def _about_half(length: int) -> int:
+    """Nets halve images, so a multiple of 32 stays one, and an even length even."""
+    for step in (32, 2):
+        if length % step == 0 and length > step:
+            return max(step, length // 2 // step * step)
+    return max(1, length // 2)
 
 
 def mismatch(node: str, shape: Sequence[int], error: float) -> LiftMismatch:
