@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import math
 import shutil
 import struct
@@ -10,6 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +23,13 @@ _SAFETENSORS_DTYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "|i1", "U8": "|u1", "BOOL": "|b1",
 }  # fmt: skip
+
+# numpy reads the header as Python source, so damage shows as whatever the tokenizer trips over
+_DAMAGED_HEADER = (ValueError, TypeError, KeyError, SyntaxError, RecursionError, TokenError)
+_DAMAGED_ARCHIVE = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError,
+    OSError, ValueError, RuntimeError,
+)  # fmt: skip
 
 
 def read_npz(path: Path, scratch: Path) -> dict[str, np.ndarray]:
@@ -40,7 +49,7 @@ def read_npz(path: Path, scratch: Path) -> dict[str, np.ndarray]:
                 if name in arrays:
                     raise InvalidDataset(f"Array '{name}' is in the npz twice.")
                 arrays[name] = _map_entry(path, archive, entry, name, scratch)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except _DAMAGED_ARCHIVE as error:
         raise InvalidDataset(f"The npz cannot be read: {_plain(error)}.") from error
     return arrays
 
@@ -83,7 +92,7 @@ def _map_npy(file: BinaryIO, path: Path, start: int, size_bytes: int, name: str)
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         else:
             raise InvalidDataset(f"Array '{name}' has npy version {version}, not 1.0 or 2.0.")
-    except ValueError as error:
+    except _DAMAGED_HEADER as error:
         raise InvalidDataset(f"Array '{name}' has a damaged npy header.") from error
     if dtype.hasobject:
         raise ObjectArrays(

@@ -208,9 +208,7 @@ def _mapping(recipe: StaticRecipe) -> QConfigMapping:
     for operator in _FLOAT_OPERATORS:
         mapping.set_object_type(operator, None)
     if recipe.full_range:
-        narrow = QConfig(
-            activation=activation, weight=weight.with_args(quant_min=-64, quant_max=63)
-        )
+        narrow = _qconfig(activation, weight.with_args(quant_min=-64, quant_max=63))
         for name in sorted(recipe.narrow_layers):
             mapping.set_module_name(name, narrow)
     for name in sorted(recipe.float_layers):

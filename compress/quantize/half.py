@@ -2,7 +2,8 @@
 
 Half precision stores weights in 16 bits and computes in 32: the x86 kernels for half are far
 slower than those for float (ResNet-18 on a processor without AVX512-FP16: 1126 ms against 29),
-while widening the weights on each call costs a tenth. Arguments and outputs keep their element types, so
+while widening the weights on each call costs a tenth. Arguments and outputs keep their element
+types, so
 the file drops in where the old one was.
 """
 
