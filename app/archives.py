@@ -29,14 +29,16 @@ def open_archive(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
     """
     _check_directory(path, what)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if len(archive.infolist()) > MAX_ENTRIES:
-                raise _too_many(what)
-            if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
-                raise corrupt_archive(what)  # entries that overlap: a bomb for whoever reads them
-            yield archive
-    except zipfile.BadZipFile as error:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, UnicodeError, NotImplementedError, struct.error, ValueError,
+            EOFError) as error:  # fmt: skip
         raise corrupt_archive(what) from error
+    with archive:
+        if len(archive.infolist()) > MAX_ENTRIES:
+            raise _too_many(what)
+        if sum(info.compress_size for info in archive.infolist()) > path.stat().st_size:
+            raise corrupt_archive(what)  # entries that overlap: a bomb for whoever reads them
+        yield archive
 
 
 def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo) -> Iterator[bytes]:

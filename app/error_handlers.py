@@ -32,11 +32,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(PoolTimeout, _on_database_error)
 
 
-def pointer_to(location: Sequence[int | str], body: Any) -> str:
+def pointer_to(location: Sequence[int | str], body: Any, *, is_missing: bool = False) -> str:
     """Return the RFC 6901 pointer of a pydantic location.
 
-    Pydantic puts names of its own between (the tag of a union, `[key]`); a step is kept only if
-    the body has it, or if it is the last one, a field that is missing.
+    Pydantic puts names of its own between (the tag of a union, `[key]`), so a step is kept only
+    if the body has it, or if it is the last one, a field that is missing.
 
     >>> pointer_to(["ptq", "config", "mode"], {"method": "ptq", "config": {"mode": 1}})
     '/config/mode'
@@ -48,7 +48,7 @@ def pointer_to(location: Sequence[int | str], body: Any) -> str:
         if isinstance(here, dict):
             if step in here:
                 here = here[step]
-            elif not last or step == "[key]":
+            elif not (last and is_missing):
                 continue
         elif isinstance(here, list) and isinstance(step, int) and step < len(here):
             here = here[step]
@@ -64,7 +64,7 @@ def field_errors(errors: Sequence[Any], body: Any) -> list[FieldError]:
     for error in errors:
         place, *rest = error["loc"] or ("body",)
         if place == "body":
-            pointer = pointer_to(rest, body)
+            pointer = pointer_to(rest, body, is_missing=error["type"] == "missing")
             if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
                 pointer += "/method"
         else:

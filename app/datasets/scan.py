@@ -88,17 +88,17 @@ def _read_npz(path: Path, limit_bytes: int) -> list[ArrayFacts]:
     with open_archive(path, "dataset") as archive:
         infos = archive.infolist()
         _check_entries(infos)
-        arrays: list[ArrayFacts] = []
-        for info in infos:
-            found = read_npy_header(archive, info)
-            arrays.append(found.array)
-            if found.header_bytes + found.array.size_bytes != info.file_size:
+        headers = [read_npy_header(archive, info) for info in infos]
+        arrays = [header.array for header in headers]
+        _check_claims(arrays, limit_bytes)
+        for info, header in zip(infos, headers, strict=True):
+            data_bytes = info.file_size - header.header_bytes
+            if data_bytes != header.array.size_bytes:
                 raise Unprocessable(
-                    f"The array {found.array.name!a} has {info.file_size - found.header_bytes} "
-                    f"bytes of data, its header says {found.array.size_bytes}; save it again.",
+                    f"The array {header.array.name!a} has {data_bytes} bytes of data, its header "
+                    f"says {header.array.size_bytes}; save it again.",
                     code="corrupt_entry",
                 )
-        _check_claims(arrays, limit_bytes)
         for info in infos:
             for _chunk in read_entry(archive, info):
                 pass  # reading to the end verifies the checksum
