@@ -23,9 +23,9 @@ LAYERS = {
     "grouped": (nn.Conv2d(256, 256, 3, groups=128), (256, 5, 5)),
     "few depthwise": (nn.Conv2d(64, 64, 3, groups=64), (64, 9, 9)),
     "depthwise": (nn.Conv2d(144, 144, 3, padding=1, groups=144), (144, 9, 9)),
-    "depthwise 5": (nn.Conv2d(128, 128, 5, stride=2, groups=128), (128, 9, 9)),
-    "depthwise 1d": (nn.Conv1d(128, 128, 3, groups=128), (128, 20)),
-    "depthwise 3d": (nn.Conv3d(128, 128, 3, groups=128), (128, 5, 5, 5)),
+    "depthwise 5": (nn.Conv2d(128, 128, 5, stride=2, padding=2, groups=128), (128, 9, 9)),
+    "depthwise 1d": (nn.Conv1d(128, 128, 3, padding=1, groups=128), (128, 20)),
+    "depthwise 3d": (nn.Conv3d(128, 128, 3, padding=1, groups=128), (128, 5, 5, 5)),
     "transposed": (nn.ConvTranspose2d(16, 16, 3, stride=2), (16, 6, 6)),
     "linear": (nn.Linear(300, 40), (300,)),
 }
@@ -77,7 +77,7 @@ def test_eight_bit_weights_do_saturate_in_the_depthwise_kernel_that_is_narrowed(
     """Holds the reason for 7 bits: the day this fails upstream, they can go."""
     if int8_saturates(read_environment(1)):
         pytest.skip("no AVX512-VNNI: the full range is not used here")
-    layer = nn.Conv2d(144, 144, 3, groups=144, bias=False)
+    layer = nn.Conv2d(144, 144, 3, padding=1, groups=144, bias=False)
     generator = torch.Generator().manual_seed(0)
     data = torch.randint(0, 2, (2, 144, 9, 9), generator=generator) * 2.0
     error = {}
