@@ -11,7 +11,7 @@ import httpx
 
 from tersor.errors import DigestMismatch, TransportError
 from tersor.transport import Transport
-from tersor.uploads import CHUNK_BYTES, Progress
+from tersor.uploads import Progress
 
 _CUTS_WITHOUT_PROGRESS = 5
 _UNSAFE = re.compile(r"[^\w.+@=-]+")
@@ -111,7 +111,8 @@ def _append(
     with transport.stream(path, headers) as response:
         whole = response.status_code != httpx.codes.PARTIAL_CONTENT
         with part.open("wb" if whole else "ab") as file:
-            for chunk in response.iter_raw(CHUNK_BYTES):
+            # as it comes: chunks of a set size would lose, at a cut, what had not filled one
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 tell(file.tell())
 

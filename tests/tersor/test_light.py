@@ -1,0 +1,46 @@
+"""The client is light: what importing it loads, and how long that takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+HEAVY = ("torch", "numpy", "typer", "fastapi", "sqlalchemy", "celery", "app", "workers", "compress")
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_importing_the_client_loads_nothing_heavy() -> None:
+    loaded = json.loads(run("import tersor, sys, json; print(json.dumps(list(sys.modules)))"))
+    assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_the_commands_load_neither_torch_nor_numpy_nor_the_service() -> None:
+    code = "import tersor.cli, sys, json; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(run(code))
+    assert [name for name in HEAVY if name in loaded and name != "typer"] == []
+
+
+def test_importing_the_client_takes_well_under_half_a_second() -> None:
+    code = "import time; t = time.process_time(); import tersor; print(time.process_time() - t)"
+    # of the processor's time: other processes on this machine do not count
+    assert min(float(run(code)) for _ in range(3)) < 0.4
+
+
+def test_help_answers_quickly() -> None:
+    def seconds() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tersor", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < 1.0
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    assert run("import tersor; print(tersor.__version__)").strip() == "0.1.0"
