@@ -83,11 +83,15 @@ def relative_error(actual: Any, expected: Any) -> float:
 
 
 def _tensor_error(actual: Any, expected: Tensor) -> float:
-    if not isinstance(actual, Tensor) or actual.shape != expected.shape:
+    if (
+        not isinstance(actual, Tensor)
+        or actual.shape != expected.shape
+        or actual.dtype != expected.dtype
+    ):
         return float("inf")
     if torch.equal(actual, expected):
         return 0.0
-    if actual.dtype != expected.dtype or not expected.is_floating_point():
+    if not expected.is_floating_point():
         return float("inf")
     same = (actual == expected) | (actual.isnan() & expected.isnan())
     difference = torch.where(same, 0.0, actual - expected).abs().max()
