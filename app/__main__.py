@@ -9,12 +9,27 @@ import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from app.auth.repository import count_live_keys
 from app.db import Database, is_schema_current
 from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings, get_settings
+from app.state import Services
+
+
+class _Server(uvicorn.Server):
+    """Releases the clients that wait for a job before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        services: Services = self._app.state.services
+        await services.waiter.close()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -30,8 +45,9 @@ def main() -> None:
     if reason is not None:
         sys.stderr.write(f"tersor: {reason}\n")
         sys.exit(2)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         host=options.host,
         port=options.port,
         loop="uvloop",
@@ -44,7 +60,7 @@ def main() -> None:
     )
     # not Config.fd: that takes any descriptor for a UNIX socket
     sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
-    uvicorn.Server(config).run(sockets)
+    _Server(config, app).run(sockets)
 
 
 def find_reason_not_to_start(settings: Settings, *, is_open: bool) -> str | None:

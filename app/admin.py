@@ -103,6 +103,14 @@ def _show_key(key: ApiKey) -> dict[str, Any]:
     }
 
 
+def _read_scopes(text: str) -> list[str]:
+    scopes = text.split(",")
+    unknown = set(scopes) - set(repository.SCOPES)
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such scope: {', '.join(sorted(unknown))}")
+    return scopes
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m app.admin", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -119,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--name", default="key")
     create.add_argument(
         "--scopes",
-        type=lambda text: text.split(","),
+        type=_read_scopes,
         default=list(repository.SCOPES),
         help="comma-separated: read,write,admin",
     )

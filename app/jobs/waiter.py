@@ -28,9 +28,12 @@ class JobWaiter:
         self._poll_s = poll_s
         self._waiting: dict[str, set[tuple[int, asyncio.Event]]] = defaultdict(set)
         self._poller: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def wait(self, job_id: str, version: int, timeout_s: float) -> bool:
         """Return True as soon as the job's version differs, or False when time is up."""
+        if self._closed:
+            return False
         entry = (version, asyncio.Event())
         self._waiting[job_id].add(entry)
         if self._poller is None or self._poller.done():
@@ -48,6 +51,7 @@ class JobWaiter:
 
     async def close(self) -> None:
         """Stop polling and release all who wait."""
+        self._closed = True
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)

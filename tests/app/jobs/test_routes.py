@@ -20,7 +20,6 @@ from tests.app import samples
 from tests.app.conftest import both_databases
 from tests.app.samples import upload
 
-
 NOBODY = "dst_" + "0" * 26
 
 

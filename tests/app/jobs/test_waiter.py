@@ -78,6 +78,7 @@ def test_closing_releases_all() -> None:
         began_s = time.monotonic()
         await waiter.close()
         await waiting
+        assert await waiter.wait("a", 1, 60) is False
         assert time.monotonic() - began_s < 1
 
     asyncio.run(run())
