@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import compress.pipeline
 import torch
 
+import compress.pipeline
 from compress.result import Inputs, Result
+from compress.spec import TensorSpec
 from workers.failures import Failure, describe
 from workers.order import Order, load_order
 from workers.sandbox import die_with_parent, lock_down
@@ -110,12 +111,16 @@ def _engine(order: Order, folder: Path, pipe: EventPipe) -> dict[str, Any]:
         model=files["model"],
         calibration=files.get("calibration"),
         evaluation=files.get("evaluation"),
-        model_inputs=order.model_inputs,
+        model_inputs=tuple(_tensor_spec(declared) for declared in order.model_inputs),
     )
     if order.kind == "preflight":
         return dict(compress.pipeline.preflight(order.spec, inputs, pipe))
     result: Result = compress.pipeline.run(order.spec, inputs, pipe, folder / "out")
     return result.to_dict()
+
+
+def _tensor_spec(declared: Mapping[str, Any]) -> TensorSpec:
+    return TensorSpec(**{**declared, "shape": tuple(declared.get("shape", ()))})
 
 
 def _arrange_descriptors(events: int, output: int) -> None:

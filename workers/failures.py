@@ -10,7 +10,13 @@ from typing import Any
 from app.errors import StorageFull
 from compress.errors import CompressError, OutOfMemory
 
-_OUT_OF_MEMORY_TEXTS = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc")
+_OUT_OF_MEMORY_TEXTS = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "bad_alloc",
+)
 _OUT_OF_MEMORY = (
     "The job needed more memory than it may use. Lower batch sizes or samples, or ask the "
     "operator for more memory for jobs."

@@ -27,32 +27,25 @@ def stages_seen(farm: Farm, job_id: str) -> list[str]:
 
 def test_a_job_is_cancelled_within_five_seconds_at_every_stage(farm: Farm) -> None:
     farm.start_worker()
-    example = farm.submit("quick")
-    farm.wait_for(example, "succeeded")
-    stages = stages_seen(farm, example)
-    assert stages[-1] == "store"
     cancelled = []
-    for stage in ["fetch", *stages]:
-        size = "slow" if stage in ("load", "calibrate") else "quick"
-        job_id = farm.submit(size)
+    for stage in ("fetch", "calibrate", "evaluate", "benchmark", "store"):
+        job_id = farm.submit("quick" if stage in ("benchmark", "store") else "slow")
         wait_until(
             lambda job_id=job_id, stage=stage: (
                 stage in stages_seen(farm, job_id)
                 or farm.job(job_id).status in FINISHED
                 or (stage == "fetch" and farm.job(job_id).status == "running")
             ),
-            30, f"stage {stage}",
+            40, f"stage {stage}",
         )  # fmt: skip
-        began = time.monotonic()
         farm.request_cancel(job_id)
         wait_until(lambda job_id=job_id: farm.job(job_id).status in FINISHED, 5, "the end")
-        assert time.monotonic() - began < 5
         status = farm.job(job_id).status
-        if farm.job(job_id).cancel_requested_at is not None:
+        if farm.job(job_id).cancel_requested_at is not None:  # it had not ended before
             cancelled.append(stage)
             assert status == "cancelled", f"at {stage}"
         farm.assert_ended_once(job_id, status)
-    assert {"fetch", "calibrate"} <= set(cancelled)
+    assert {"fetch", "calibrate", "evaluate", "benchmark"} <= set(cancelled)
     farm.assert_nothing_left()
 
 
@@ -87,7 +80,7 @@ def test_a_job_that_takes_too_much_memory_fails_and_the_next_runs(farm: Farm) ->
     farm.assert_ended_once(job_id, "failed", attempts=1)
     farm.stop_worker(small)
     farm.start_worker()
-    farm.wait_for(farm.submit("quick"), "succeeded")
+    farm.wait_for(farm.submit("preflight"), "succeeded")
     farm.assert_nothing_left()
 
 
@@ -124,7 +117,7 @@ def test_a_full_disk_fails_the_job_and_leaves_the_worker_alive(
     small_disk: Path, farm: Farm
 ) -> None:
     farm.start_worker()
-    farm.wait_for(farm.submit("quick"), "succeeded")
+    farm.wait_for(farm.submit("preflight"), "succeeded")
     filler = small_disk / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
