@@ -34,7 +34,7 @@ _NAMED_AXIS_LENGTH = 32
 """Length given to a named axis other than the first, when inputs are made up from their shapes."""
 _SHAPE_WORDS = re.compile(
     r"shape|size|dimension|\bdim\b|channel|expected|must match|broadcast|elements|scalar type"
-    r"|dtype|data type|index out of range|multipl",
+    r"|dtype|data type|input type|tensor type|index out of range|multipl",
     re.IGNORECASE,
 )
 

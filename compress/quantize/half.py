@@ -109,7 +109,7 @@ def _halve_layer(model: fx.GraphModule, name: str) -> str | None:
     if call is None:
         return f"{type_name(module)} widens its weights nowhere cheap"
     weights = [p for p in module.parameters() if p is not None]
-    if any(float(weight.abs().max()) > _HALF_MAX for weight in weights if weight.numel()):
+    if any(float(weight.detach().abs().max()) > _HALF_MAX for weight in weights if weight.numel()):
         return "a weight is beyond the range of float16"
     module.half()
     for node in list(model.graph.nodes):

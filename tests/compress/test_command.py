@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compress import appraisal
+from compress.__main__ import main
+from tests.compress import zoo
+
+
+@pytest.fixture(autouse=True)
+def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.3)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    torch.jit.script(zoo.small_cnn()).save(str(tmp_path / "m.pt"))
+    data = np.random.default_rng(0).normal(size=(16, 1, 8, 8)).astype("f4")
+    np.savez(tmp_path / "c.npz", input=data)
+    return str(tmp_path / "m.pt"), str(tmp_path / "c.npz")
+
+
+def test_ptq_prints_a_table_and_writes_the_file(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "out"
+    assert main(["ptq", *files, "-o", str(out), "--override", "conv1=fp32"]) == 0
+    text = capsys.readouterr().out
+    assert "smaller" in text
+    assert "conv1 (Conv2d): override 'conv1' keeps it fp32" in text
+    assert (out / "model.int8.torchscript.pt").exists()
+
+
+def test_json_is_the_manifest(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["ptq", *files, "-o", str(out), "--json", "--observer", "minmax"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((out / "manifest.json").read_text())
+
+
+def test_convert_takes_declared_shapes(files: tuple[str, str], tmp_path: Path) -> None:
+    arguments = ["convert", files[0], "--input", "image:float32:batch,1,8,8"]
+    assert main([*arguments, "--precision", "fp16", "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "model.fp16.torchscript.pt").exists()
+
+
+def test_preflight_prints_json(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["preflight", *files]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"int8": 4}
+
+
+def test_a_fault_is_one_line_with_its_code(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["ptq", *files, "-o", out, "--override", "nothing=fp32"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("invalid_spec: Override 'nothing'")
+    assert main(["ptq", files[0], "absent.npz", "-o", out]) == 2
+    assert main(["ptq", *files, "-o", out, "--override", "conv1:fp64"]) == 2

@@ -1,0 +1,364 @@
+"""The engine end to end: real files in, real files out."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress import appraisal
+from compress.appraisal import recommend
+from compress.errors import (
+    BadCalibrationData,
+    CompressError,
+    DeviceUnavailable,
+    InputsUnknown,
+    InvalidModel,
+    InvalidSpec,
+    LabelMismatch,
+    ModelFailed,
+    ShapeMismatch,
+)
+from compress.pipeline import preflight, run
+from compress.result import ArtifactReport, Baseline, Fidelity, Inputs, Quality, Ratio
+from compress.spec import ConvertConfig, EngineSpec, PtqConfig, TensorSpec
+from tests.compress import zoo
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.fractions: list[float] = []
+        self.messages: list[str] = []
+
+    def stage(self, stage: str, message: str) -> None:
+        self.stages.append(stage)
+
+    def progress(self, fraction: float, message: str) -> None:
+        self.fractions.append(fraction)
+        self.messages.append(message)
+
+    def event(
+        self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
+    ) -> None:
+        json.dumps(data)
+
+
+@functools.cache
+def digits() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
+    """A small net trained on scikit-learn's digits, with its training and held-out samples."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    bunch = datasets.load_digits()
+    images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16
+    labels = torch.tensor(bunch.target)
+    torch.manual_seed(0)
+    order = torch.randperm(len(images))
+    images, labels = images[order], labels[order]
+    model = zoo.small_cnn().train()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(8):
+        for start in range(0, 1280, 64):
+            optimizer.zero_grad()
+            part = slice(start, start + 64)
+            F.cross_entropy(model(images[part]), labels[part]).backward()
+            optimizer.step()
+    return model.eval(), images[:1280], labels[:1280], images[1280:], labels[1280:]
+
+
+@pytest.fixture
+def digits_files(tmp_path: Path) -> Inputs:
+    model, train, _, held, label = digits()
+    torch.jit.trace(model, train[:1]).save(str(tmp_path / "m.pt"))
+    np.savez(tmp_path / "c.npz", input=train[:200].numpy())
+    np.savez_compressed(tmp_path / "e.npz", input=held.numpy(), label=label.numpy())
+    return Inputs(
+        model=tmp_path / "m.pt", calibration=tmp_path / "c.npz", evaluation=tmp_path / "e.npz"
+    )
+
+
+@pytest.fixture(autouse=True)
+def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here asserts a latency, so none need be known to three percent."""
+    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.3)
+
+
+def out_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "out"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def test_trained_digits_lose_at_most_a_point_and_shrink(
+    digits_files: Inputs, tmp_path: Path
+) -> None:
+    sink = Recorder()
+    result = run(EngineSpec(calibration_samples=128), digits_files, sink, out_dir(tmp_path))
+    [artifact] = result.artifacts
+    assert result.baseline.quality is not None
+    assert result.baseline.quality.value > 0.97
+    assert artifact.quality is not None
+    assert artifact.quality.samples == 517
+    assert artifact.quality.drop is not None
+    assert artifact.quality.drop <= 0.01
+    assert artifact.compression_ratio >= 2.5
+    assert [layer.precision for layer in result.layers] == ["int8"] * 4
+    # the figures are those of the file on disk, run with plain torch
+    _, _, _, held, label = digits()
+    path = tmp_path / "out" / artifact.name
+    hits = (torch.jit.load(str(path))(held).argmax(1) == label).float().mean()
+    assert artifact.quality.value == pytest.approx(float(hits), abs=1e-6)
+    assert artifact.size_bytes == path.stat().st_size
+    assert artifact.name == "model.int8.torchscript.pt"
+    assert artifact.speedup is not None
+    assert artifact.verdict == ("faster" if artifact.speedup.ci95[0] > 1 else "not_faster")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(result.to_dict()))
+    assert len(manifest["provenance"]["dataset_sha256"]) == 2
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "manifest.json",
+        "model.int8.torchscript.pt",
+    ]
+    assert sink.stages == [
+        "load", "lift", "calibrate", "convert", "export", "evaluate", "benchmark",
+    ]  # fmt: skip
+    assert sink.fractions == sorted(sink.fractions)
+    assert sink.fractions[-1] == 1.0
+    assert "calibrating 96/128" in sink.messages
+
+
+def test_without_evaluation_quality_is_agreement_on_calibration(
+    digits_files: Inputs, tmp_path: Path
+) -> None:
+    inputs = replace(digits_files, evaluation=None)
+    result = run(EngineSpec(calibration_samples=64), inputs, Recorder(), out_dir(tmp_path))
+    quality = result.artifacts[0].quality
+    assert quality is not None
+    assert (quality.metric, quality.samples) == ("agreement", 64)
+    assert result.artifacts[0].fidelity is not None
+    assert result.artifacts[0].fidelity.sqnr_db > 20
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_convert_needs_shapes_only(tmp_path: Path, precision: str) -> None:
+    torch.jit.script(zoo.small_cnn()).save(str(tmp_path / "m.pt"))
+    inputs = Inputs(
+        model=tmp_path / "m.pt",
+        model_inputs=(TensorSpec(name="image", shape=("batch", 1, 8, 8)),),
+    )
+    config = ConvertConfig(precision=precision)  # type: ignore[arg-type]
+    spec = EngineSpec(method="convert", config=config)
+    result = run(spec, inputs, Recorder(), out_dir(tmp_path))
+    assert result.artifacts[0].quality is None
+    assert result.artifacts[0].fidelity is not None
+    assert result.artifacts[0].fidelity.sqnr_db > 50
+    loaded = torch.jit.load(str(tmp_path / "out" / f"model.{precision}.torchscript.pt"))
+    assert loaded(image=torch.randn(9, 1, 8, 8)).shape == (9, 10)
+
+
+def test_a_double_model_takes_and_gives_double(tmp_path: Path) -> None:
+    model = zoo.mlp().double()
+    torch.jit.trace(model, torch.randn(2, 16).double()).save(str(tmp_path / "m.pt"))
+    np.savez(tmp_path / "c.npz", input=np.random.default_rng(0).normal(size=(32, 16)))
+    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    run(EngineSpec(), inputs, Recorder(), out_dir(tmp_path))
+    loaded = torch.jit.load(str(tmp_path / "out" / "model.int8.torchscript.pt"))
+    assert loaded(torch.randn(3, 16).double()).dtype == torch.float64
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.table = nn.Conv2d(3, 8, 3), nn.Linear(5, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, image: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        joined = F.relu(self.image(image)).mean([2, 3]) + self.table(table)
+        return self.head(joined), joined
+
+
+def test_several_inputs_and_outputs_go_all_the_way(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.jit.script(TwoInputs()).save(str(tmp_path / "m.pt"))
+    random = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "c.npz",
+        input_0=random.normal(size=(16, 3, 8, 8)).astype("f4"),
+        input_1=random.normal(size=(16, 5)).astype("f4"),
+    )
+    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    result = run(EngineSpec(), inputs, Recorder(), out_dir(tmp_path))
+    loaded = torch.jit.load(str(tmp_path / "out" / "model.int8.torchscript.pt"))
+    logits, joined = loaded(table=torch.randn(4, 5), image=torch.randn(4, 3, 8, 8))
+    assert (logits.shape, joined.shape) == ((4, 3), (4, 8))
+    assert {layer.precision for layer in result.layers} == {"int8"}
+
+
+def broken(tmp_path: Path, **arrays: Any) -> Inputs:
+    torch.jit.script(zoo.small_cnn()).save(str(tmp_path / "m.pt"))
+    np.savez(tmp_path / "c.npz", **arrays)
+    return Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+
+
+GOOD = np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype("f4")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "told"),
+    [
+        (
+            {"input": np.ones((8, 3, 8, 8), "f4")},
+            ShapeMismatch,
+            r"'input' \[batch, 3, 8, 8\].*chann",
+        ),
+        ({"input": np.ones((8, 64), "f4")}, ShapeMismatch, r"\[batch, 64\]"),
+        ({"input_0": GOOD, "input_1": GOOD}, ShapeMismatch, r"takes 1 inputs \(image\)"),
+        ({"input": GOOD.astype("i8")}, ShapeMismatch, "int64"),
+        ({"input": GOOD * np.nan}, BadCalibrationData, "'input', sample 0"),
+        ({"input": GOOD, "label": np.arange(7)}, LabelMismatch, "8 samples but 7"),
+    ],
+)
+def test_data_that_does_not_fit_fails_before_any_work(
+    tmp_path: Path, arrays: dict[str, Any], error: type[CompressError], told: str
+) -> None:
+    sink = Recorder()
+    with pytest.raises(error, match=told) as caught:
+        run(EngineSpec(), broken(tmp_path, **arrays), sink, out_dir(tmp_path))
+    assert sink.stages == ["load"]
+    assert "Traceback" not in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_labels_beyond_the_classes_are_found_before_any_work(tmp_path: Path) -> None:
+    inputs = broken(tmp_path, input=GOOD)
+    np.savez(tmp_path / "e.npz", input=GOOD, label=np.array([0, 1, 2, 3, 4, 5, 6, 10]))
+    sink = Recorder()
+    with pytest.raises(LabelMismatch, match="from 0 to 10"):
+        run(EngineSpec(), replace(inputs, evaluation=tmp_path / "e.npz"), sink, out_dir(tmp_path))
+    assert sink.stages == ["load"]
+
+
+def test_other_faults_have_their_codes(tmp_path: Path) -> None:
+    inputs = broken(tmp_path, input=GOOD)
+    folder = out_dir(tmp_path)
+    with pytest.raises(InputsUnknown):
+        run(EngineSpec(), replace(inputs, calibration=None), Recorder(), folder)
+    with pytest.raises(InputsUnknown):
+        spec = EngineSpec(method="convert", config=ConvertConfig())
+        run(spec, Inputs(model=inputs.model), Recorder(), folder)
+    with pytest.raises(InvalidSpec):
+        run(EngineSpec(config=ConvertConfig()), inputs, Recorder(), folder)
+    with pytest.raises(InvalidSpec, match="matches no layer"):
+        config = PtqConfig(overrides={"convolution1": "fp32"})
+        run(EngineSpec(config=config), inputs, Recorder(), folder)
+    with pytest.raises(DeviceUnavailable):
+        run(EngineSpec(device="cuda"), inputs, Recorder(), folder)
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    with pytest.raises(InvalidModel):
+        run(EngineSpec(), replace(inputs, model=tmp_path / "junk.pt"), Recorder(), folder)
+
+
+def test_a_model_that_raises_by_itself_is_told_apart_from_bad_data(tmp_path: Path) -> None:
+    class Grumpy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if bool(x.sum() < 1e9):
+                raise ValueError("licence has run out")
+            return self.fc(x)
+
+    torch.jit.script(Grumpy()).save(str(tmp_path / "m.pt"))
+    np.savez(tmp_path / "c.npz", input=np.random.default_rng(0).normal(size=(4, 4)))
+    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    with pytest.raises(ModelFailed, match="licence has run out"):
+        run(EngineSpec(), inputs, Recorder(), out_dir(tmp_path))
+
+
+def test_preflight_says_what_would_happen_and_estimates_the_size(
+    digits_files: Inputs, tmp_path: Path
+) -> None:
+    spec = EngineSpec(config=PtqConfig(overrides={"fc2": "fp32"}))
+    answer = preflight(spec, digits_files, Recorder())
+    json.dumps(answer)
+    assert answer["counts"] == {"int8": 3, "fp32": 1}
+    assert answer["layers"][-1]["reason"] == "override 'fc2' keeps it fp32"
+    assert answer["dataset"]["samples"] == 517
+    assert answer["metric"] == "top1"
+    assert answer["operators"]
+    real = run(spec, digits_files, Recorder(), out_dir(tmp_path)).artifacts[0].size_bytes
+    assert 0.5 < answer["estimated_size_bytes"] / real < 2
+
+
+def report(**fields: Any) -> ArtifactReport:
+    kept = {"name": "a", "format": "torchscript", "precision": "int8", "size_bytes": 10,
+            "sha256": "", "compression_ratio": 4.0, "verdict": "faster",
+            "speedup": Ratio(value=2.0, ci95=(1.9, 2.1)),
+            "quality": Quality(metric="top1", value=0.9, samples=9, drop=0.005)}  # fmt: skip
+    return ArtifactReport(**(kept | fields))
+
+
+def test_recommended_is_fastest_within_budget_and_never_shown_slower() -> None:
+    baseline = Baseline(
+        size_bytes=40, parameters=1, quality=Quality(metric="top1", value=0.905, samples=9)
+    )
+    faster = report(name="b", speedup=Ratio(value=3.0, ci95=(2.9, 3.1)))
+    wrong = report(name="c", speedup=Ratio(value=9.0, ci95=(8.0, 9.9)),
+                   quality=Quality(metric="top1", value=0.8, samples=9, drop=0.105))  # fmt: skip
+    slower = report(name="d", verdict="not_faster", speedup=Ratio(value=0.8, ci95=(0.7, 0.9)))
+    even = report(name="e", verdict="not_faster", speedup=Ratio(value=1.0, ci95=(0.9, 1.1)))
+    assert recommend([report(), faster, wrong, slower], baseline, 0.01) == "b"
+    assert recommend([slower], baseline, 0.01) is None
+    assert recommend([wrong], baseline, 0.01) is None
+    assert recommend([even], baseline, 0.01) == "e"
+    bare = report(quality=None, fidelity=Fidelity(sqnr_db=19.0, cosine=0.99))
+    assert recommend([bare], baseline, 0.01) is None
+    assert recommend([replace(bare, fidelity=Fidelity(sqnr_db=21.0, cosine=1.0))], baseline, 0.01)
+
+
+def test_importing_the_pipeline_starts_no_threads() -> None:
+    """A zygote forks after this import, and a fork keeps one thread only."""
+    code = "import compress.pipeline, os; print(len(os.listdir('/proc/self/task')))"
+    environment = {"OPENBLAS_NUM_THREADS": "1", "PATH": ""}
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment,
+        cwd=Path(__file__).parents[2], check=True,
+    )  # fmt: skip
+    assert answer.stdout.strip() == "1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["traced", "scripted"])
+def test_resnet18_shrinks_three_and_a_half_times_and_keeps_its_batch_dynamic(
+    tmp_path: Path, kind: str
+) -> None:
+    model = zoo.resnet18()
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(32, 3, 224, 224, generator=generator)
+    script = torch.jit.trace(model, images[:1]) if kind == "traced" else torch.jit.script(model)
+    script.save(str(tmp_path / "m.pt"))
+    np.savez(tmp_path / "c.npz", input=images.numpy())
+    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    result = run(EngineSpec(threads=2), inputs, Recorder(), out_dir(tmp_path))
+    [artifact] = result.artifacts
+    assert artifact.compression_ratio >= 3.5
+    assert artifact.fidelity is not None
+    assert artifact.fidelity.sqnr_db > 30
+    assert len(result.layers) == 21
+    loaded = torch.jit.load(str(tmp_path / "out" / artifact.name))
+    with torch.no_grad():
+        for samples in (1, 5):
+            answer, expected = loaded(images[:samples]), model(images[:samples])
+            assert (answer - expected).square().sum() < 1e-3 * expected.square().sum()
