@@ -154,7 +154,7 @@ def compress(client: Client, model_file: Path, split: Split) -> Job:
             print(f"  {now.stage:<10} {now.progress:4.0%}  {now.message}")
 
     print(f"submitted {job.id}")
-    return job.wait(timeout_s=150, on_change=tell)
+    return job.wait(timeout_s=300, on_change=tell)
 
 
 def verify(job: Job, model_file: Path, folder: Path, split: Split, float_top1: float) -> None:

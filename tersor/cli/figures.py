@@ -62,9 +62,11 @@ def print_result(result: Result) -> None:
     )
     # fmt: on
     if result.recommended:
-        typer.echo("* recommended: the fastest within the accuracy budget")
+        typer.echo(
+            "* recommended: within the accuracy budget, smaller or faster, not shown to be slower"
+        )
     else:
-        typer.echo("none is recommended: no artifact is faster and within the accuracy budget")
+        typer.echo("none is recommended, keep the original: slower, or over the accuracy budget")
     kept = [layer for layer in result.layers if layer.reason]
     for layer in kept[:10]:
         typer.echo(f"  {layer.name} stayed {layer.precision}: {layer.reason}")

@@ -1,0 +1,102 @@
+"""The documents tell the truth: their examples run, their lists are whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from app.main import create_app
+from app.settings import (
+    BrokerSettings,
+    DatabaseSettings,
+    LimitSettings,
+    Settings,
+    StorageSettings,
+    WorkerSettings,
+)
+from tests.flow.conftest import Service, environment, start
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def settings_in_the_code() -> set[str]:
+    classes: tuple[type[BaseSettings], ...] = (
+        Settings, DatabaseSettings, BrokerSettings, StorageSettings, LimitSettings, WorkerSettings,
+    )  # fmt: skip
+    return {
+        f"{kind.model_config.get('env_prefix', '')}{name}".upper()
+        for kind in classes
+        for name in kind.model_fields
+    }
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    listed = set(re.findall(r"^\| `(TERSOR_\w+)` \|", README, re.M))
+    assert listed == settings_in_the_code()
+
+
+def test_the_api_reference_names_every_path_and_no_other() -> None:
+    routes = {
+        f"{method.upper()} {re.sub(r'{[^}]+}', '{id}', path)}"
+        for path, methods in create_app(Settings()).openapi()["paths"].items()
+        for method in methods
+    }
+    text = (ROOT / "docs" / "api.md").read_text()
+    named = set(re.findall(r"`((?:GET|POST|DELETE) /[^`?\s]*)", text))
+    named = {re.sub(r"{[^}]+}", "{id}", each) for each in named}
+    assert named == routes
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
+        assert (document.parent / target).exists(), target
+
+
+def test_files_and_folders_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text()
+    for path in re.findall(r"`((?:app|workers|compress|tersor|tests|benchmarks)/[\w/.]*)`", text):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.flow
+def test_the_examples_of_the_readme_run_in_order(tmp_path: Path) -> None:
+    blocks = re.findall(r"<!-- runs: \d -->\n```(python|bash)\n(.*?)```", README, re.S)
+    assert [kind for kind, _ in blocks] == ["python", "bash", "python", "bash"]
+    service: Service = start(tmp_path / "tersor-data")
+    shell: dict[str, Callable[[str], list[str]]] = {
+        "python": lambda code: [sys.executable, "-c", code],
+        "bash": lambda code: ["bash", "-euo", "pipefail", "-c", code],
+    }
+    try:
+        outputs = []
+        for kind, code in blocks:
+            done = subprocess.run(
+                shell[kind](code.replace("http://127.0.0.1:8080", service.url)),
+                cwd=tmp_path,
+                env={
+                    **environment(tmp_path / "state"),
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                },
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+            assert done.returncode == 0, (code, done.stdout, done.stderr)
+            outputs.append(done.stdout)
+    finally:
+        service.stop()
+    assert "model.int8.torchscript.pt" in outputs[1]
+    assert re.search(r"[23]\.\dx smaller, (not_)?faster", outputs[2])
+    assert (tmp_path / "out" / "model.int8.torchscript.pt").stat().st_size > 0
+    assert "torch.Size([5, 10])" in outputs[3]
