@@ -254,14 +254,14 @@ def test_other_faults_have_their_codes(tmp_path: Path) -> None:
     folder = out_dir(tmp_path)
     with pytest.raises(InputsUnknown):
         run(EngineSpec(), replace(inputs, calibration=None), Recorder(), folder)
+    spec = EngineSpec(method="convert", config=ConvertConfig())
     with pytest.raises(InputsUnknown):
-        spec = EngineSpec(method="convert", config=ConvertConfig())
         run(spec, Inputs(model=inputs.model), Recorder(), folder)
     with pytest.raises(InvalidSpec):
         run(EngineSpec(config=ConvertConfig()), inputs, Recorder(), folder)
+    spec = EngineSpec(config=PtqConfig(overrides={"convolution1": "fp32"}))
     with pytest.raises(InvalidSpec, match="matches no layer"):
-        config = PtqConfig(overrides={"convolution1": "fp32"})
-        run(EngineSpec(config=config), inputs, Recorder(), folder)
+        run(spec, inputs, Recorder(), folder)
     with pytest.raises(DeviceUnavailable):
         run(EngineSpec(device="cuda"), inputs, Recorder(), folder)
     (tmp_path / "junk.pt").write_bytes(b"junk")
