@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.db import Database, utc_now
@@ -110,6 +110,9 @@ class Heartbeat:
                     extra={"job_id": self._claim.job_id},
                 )  # fmt: skip
                 continue
+            except Exception:  # without a heartbeat the job would be taken from us unnoticed
+                log.exception("heartbeat failed", extra={"job_id": self._claim.job_id})
+                continue
             if requested:
                 self.cancel_requested.set()
 
@@ -124,6 +127,11 @@ class Heartbeat:
                 with self._database.write() as session:
                     requested = renew(session, job_id, fence, self._lease_s, **values)
                     _add(session, job_id, notes)
+            except DataError:
+                # the database refuses what the engine reported: that must not end the lease
+                with self._lock:
+                    del self._notes[: len(notes)]
+                raise
             except SQLAlchemyError:
                 with self._lock:
                     self._values = values | self._values

@@ -21,6 +21,7 @@ _MESSAGE_BYTES = 65536
 _BACKOFF_S = (0.0, 0.5, 2.0, 5.0)
 _STEADY_S = 30.0
 _KILL_TIMEOUT_S = 2.0
+_SPAWN_TIMEOUT_S = 30.0
 # torch counts its threads by itself; OpenBLAS would start its own while being imported
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
 _PASSED_ON = ("PYTHONPATH", "LD_LIBRARY_PATH")
@@ -106,7 +107,10 @@ class Spawner:
             except OSError as error:
                 del self._children[child.id]
                 raise ZygoteLost from error
-        child.started.wait()
+        if not child.started.wait(_SPAWN_TIMEOUT_S):
+            log.error("the zygote does not answer; killing it")
+            self._end_zygote()
+            child.started.wait()
         if child.pid is None:
             raise ZygoteLost
         return child

@@ -95,6 +95,8 @@ class Sweeper:
                 duty()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweeper: %s failed: %s", duty.__name__, error)
+            except Exception:  # a sweeper that ended would not be missed by anyone
+                log.exception("sweeper: %s failed", duty.__name__)
         self._last_sweep = time.monotonic()
 
     def show_up(self) -> None:

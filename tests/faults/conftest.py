@@ -25,6 +25,7 @@ from app.jobs.tables import FINISHED, Artifact, Job
 from app.queue import Publisher
 from app.settings import BrokerSettings, DatabaseSettings, Settings, StorageSettings
 from app.storage import open_store
+from tests.workers.postgres import temporary_database
 from tests.workers.rows import add_dataset, add_job, add_model, get_job, statuses_of
 
 FAULTS = Path(__file__).parent
@@ -78,12 +79,14 @@ class Broker:
 class Farm:
     """Everything a job needs, in a folder; workers are started by the tests."""
 
-    def __init__(self, folder: Path, broker: Broker, files: dict[str, Path]) -> None:
+    def __init__(
+        self, folder: Path, broker: Broker, files: dict[str, Path], database_url: str
+    ) -> None:
         self.folder = folder
         self.broker = broker
         self.settings = Settings(data_dir=folder / "data")
         own = {
-            "database": DatabaseSettings(url=f"sqlite:///{folder}/data/tersor.db"),
+            "database": DatabaseSettings(url=database_url),
             "broker": BrokerSettings(url=f"redis+socket://{broker.socket}"),
             "storage": StorageSettings(url=f"file://{folder}/blobs"),
         }
@@ -139,7 +142,7 @@ class Farm:
         spec = {
             "method": "ptq",
             "config": {},
-            "calibration": {"dataset_id": data, "samples": 400, "batch_size": 1},
+            "calibration": {"dataset_id": data, "samples": 250, "batch_size": 1},
             "formats": ["torchscript"],
             "backend": "x86",
             "device": "cpu",
@@ -273,7 +276,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.jit.save(torch.jit.trace(net, torch.zeros(1, 3, 32, 32)), str(folder / "model.pt"))
     _write_poison(folder / "model.pt", folder / "poison.pt")
     generator = np.random.default_rng(0)
-    for name, samples in (("small", 32), ("large", 400)):
+    for name, samples in (("small", 32), ("large", 250)):
         inputs = generator.standard_normal((samples, 3, 32, 32), dtype=np.float32)
         np.savez(folder / f"{name}.npz", input=inputs)
     return {path.stem: path for path in folder.iterdir()}
@@ -289,9 +292,17 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def farm(tmp_path: Path, broker: Broker, files: dict[str, Path]) -> Iterator[Farm]:
-    farm = Farm(tmp_path, broker, files)
+    farm = Farm(tmp_path, broker, files, f"sqlite:///{tmp_path}/data/tersor.db")
     yield farm
     farm.close()
+
+
+@pytest.fixture
+def postgres_farm(tmp_path: Path, broker: Broker, files: dict[str, Path]) -> Iterator[Farm]:
+    with temporary_database() as url:
+        farm = Farm(tmp_path, broker, files, url)
+        yield farm
+        farm.close()
 
 
 def _write_poison(model: Path, poison: Path) -> None:

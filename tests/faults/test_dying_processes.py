@@ -130,3 +130,21 @@ def test_ten_messages_for_a_job_run_it_once(farm: Farm) -> None:
     assert statuses_of(farm.database, job_id) == ["running", "succeeded"]
     farm.assert_ended_once(job_id, "succeeded", attempts=1)
     farm.assert_nothing_left()
+
+
+def test_on_postgresql_two_workers_share_jobs_and_take_over_from_each_other(
+    postgres_farm: Farm,
+) -> None:
+    farm = postgres_farm
+    first = farm.start_worker(lease_s=600)
+    job_id = farm.submit("slow")
+    farm.wait_running(job_id)
+    farm.start_worker(lease_s=600)
+    farm.stop_worker(first, signal.SIGKILL)
+    jobs = [farm.submit("preflight") for _ in range(5)]
+    for each in (job_id, *jobs):
+        farm.wait_for(each, "succeeded")
+    farm.assert_ended_once(job_id, "succeeded", attempts=2)
+    for each in jobs:
+        farm.assert_ended_once(each, "succeeded", attempts=1)
+    farm.assert_nothing_left()

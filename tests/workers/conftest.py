@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
 
 from app.db import Database, migrate
 from app.settings import DatabaseSettings, Settings, StorageSettings, WorkerSettings
 from app.storage import LocalBlobStore, open_store
-
-POSTGRES = os.environ.get(
-    "TERSOR_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
-)
+from tests.workers.postgres import temporary_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -33,20 +25,9 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
         settings.__dict__["database"] = DatabaseSettings(url=f"sqlite:///{tmp_path}/t.db")
         yield settings
         return
-    pytest.importorskip("psycopg")
-    admin = create_engine(make_url(POSTGRES), isolation_level="AUTOCOMMIT")
-    name = f"tersor_test_{secrets.token_hex(6)}"
-    try:
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-    except OperationalError:
-        pytest.skip("no PostgreSQL answers")
-    url = make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
-    settings.__dict__["database"] = DatabaseSettings(url=url)
-    yield settings
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with temporary_database() as url:
+        settings.__dict__["database"] = DatabaseSettings(url=url)
+        yield settings
 
 
 @pytest.fixture
