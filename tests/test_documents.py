@@ -69,6 +69,8 @@ def test_files_and_folders_that_the_architecture_names_exist() -> None:
 
 
 @pytest.mark.flow
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_examples_of_the_readme_run_in_order(tmp_path: Path) -> None:
     blocks = re.findall(r"<!-- runs: \d -->\n```(python|bash)\n(.*?)```", README, re.S)
     assert [kind for kind, _ in blocks] == ["python", "bash", "python", "bash"]
