@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Predicate
 
 Format = Literal["torchscript"]
 Backend = Literal["x86"]
@@ -22,6 +22,9 @@ Stage = Literal[
     "store",
 ]  # fmt: skip
 LayerPrecision = Literal["int8", "fp32"]
+
+# control characters and lone surrogates go into no database, file or terminal
+Text = Annotated[str, Len(1, 200), Predicate(str.isprintable)]
 
 # pydantic reads this attribute from a plain dataclass; the engine itself needs no pydantic.
 _CONFIG: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -42,7 +45,7 @@ class PtqConfig:
     observer: Literal["histogram", "minmax"] = "histogram"
     """How activation ranges are found: `histogram` minimises the expected squared error, `minmax`
     takes the extremes seen."""
-    overrides: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    overrides: Mapping[Text, LayerPrecision] = field(default_factory=dict)
     """Layer name pattern (shell style, as `features.0.*`) to precision; the last match wins."""
 
 
@@ -70,13 +73,13 @@ class TensorSpec:
 
     __pydantic_config__: ClassVar[Any] = _CONFIG
 
-    name: Annotated[str, Len(1, 200)]
+    name: Text
     """Name of the argument."""
     dtype: Literal[
         "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"
     ] = "float32"
     """Element type."""
-    shape: Annotated[tuple[Annotated[int, Ge(1), Le(2**31)] | str, ...], Len(0, 16)] = ()
+    shape: Annotated[tuple[Annotated[int, Ge(1), Le(2**31)] | Text, ...], Len(0, 16)] = ()
     """Axis lengths; a name such as `batch` marks an axis that varies."""
 
 

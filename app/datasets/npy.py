@@ -9,6 +9,7 @@ from math import prod
 
 from app.datasets.facts import ArrayFacts, refuse_array, unsupported_dtype
 from app.errors import Unprocessable
+from app.syntax import AST_LOCK
 
 _DTYPES = frozenset({
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool",
@@ -33,7 +34,7 @@ def read_npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NpyHeade
 
     name = info.filename.removesuffix(".npy")
     try:
-        with archive.open(info) as file:
+        with AST_LOCK, archive.open(info) as file:  # numpy parses the header as Python
             version = npy.read_magic(file)
             if version == (1, 0):
                 shape, _fortran_order, dtype = npy.read_array_header_1_0(file)

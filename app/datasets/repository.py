@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -9,28 +11,36 @@ from app.datasets.tables import Dataset
 from app.errors import NotFound
 from app.fields import is_id
 
+Lock = Literal["share", "update"]
 
-def get_dataset(session: Session, project_id: str, dataset_id: str) -> Dataset:
-    """Return the project's dataset.
+
+def get_dataset(
+    session: Session, project_id: str, dataset_id: str, *, lock: Lock | None = None
+) -> Dataset:
+    """Return the project's dataset, locked if asked for.
 
     Raises:
         NotFound: also for another project's.
     """
-    dataset = find_dataset(session, project_id, dataset_id)
+    dataset = find_dataset(session, project_id, dataset_id, lock=lock)
     if dataset is None:
         raise NotFound("There is no such dataset.")
     return dataset
 
 
 def find_dataset(
-    session: Session, project_id: str, dataset_id: str, *, keep: bool = False
+    session: Session, project_id: str, dataset_id: str, *, lock: Lock | None = None
 ) -> Dataset | None:
-    """Return the project's dataset or None; `keep` holds off its removal until the commit."""
+    """Return the project's dataset or None.
+
+    `lock` lasts until the commit: `share` holds off its removal, `update` everybody. (On SQLite
+    a write has the whole database to itself anyway.)
+    """
     if not is_id(dataset_id, "dst"):
         return None
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
-    if keep:
-        query = query.with_for_update(read=True)
+    if lock is not None:
+        query = query.with_for_update(read=lock == "share")
     return session.scalar(query)
 
 

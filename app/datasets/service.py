@@ -54,8 +54,7 @@ def remove_dataset(database: Database, store: BlobStore, project_id: str, datase
         Conflict: `in_use` by a job that has not finished.
     """
     with database.write() as session:
-        dataset = repository.get_dataset(session, project_id, dataset_id)
-        session.refresh(dataset, with_for_update=True)
+        dataset = repository.get_dataset(session, project_id, dataset_id, lock="update")
         user = session.scalar(
             select(Job.id)
             .join(JobDataset, JobDataset.job_id == Job.id)

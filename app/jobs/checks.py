@@ -31,12 +31,12 @@ def check_job(
     if request.timeout_s is not None and request.timeout_s > limits.timeout_s_max:
         detail = f"At most {limits.timeout_s_max} seconds on this server."
         raise refuse("invalid_request", "/timeout_s", detail)
-    model = find_model(session, project_id, request.model_id, keep=True)
+    model = find_model(session, project_id, request.model_id, lock="share")
     if model is None:
         raise refuse("model_not_found", "/model_id", "There is no such model.")
     datasets: dict[str, Dataset] = {}
     for role, dataset_id in _references(request):
-        dataset = find_dataset(session, project_id, dataset_id, keep=True)
+        dataset = find_dataset(session, project_id, dataset_id, lock="share")
         if dataset is None:
             pointer = f"/{role}/dataset_id"
             raise refuse("dataset_not_found", pointer, "There is no such dataset.")

@@ -169,7 +169,7 @@ def remove_job(session: Session, project_id: str, job_id: str) -> None:
         raise Conflict("The job has not finished; cancel it first.", code="in_use")
     for table in (JobEvent, JobLabel, JobDataset, Artifact):
         session.execute(delete(table).where(table.job_id == job_id))
-    session.delete(job)
+    session.execute(delete(Job).where(Job.id == job_id))
 
 
 def list_events(session: Session, job_id: str, limit: int, after: int) -> list[JobEvent]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.principal import Reader, Writer
 from app.downloads import CONTENT, content_answer
+from app.errors import BadRequest
 from app.models import repository, service
 from app.models.schemas import ModelFromArtifact, ModelView
 from app.multipart import receive_upload
@@ -141,9 +143,13 @@ def delete_model(request: Request, principal: Writer, model_id: str) -> Response
     return Response(status_code=204)
 
 
-def _parse(body: bytes) -> ModelFromArtifact:
+def _parse(text: bytes) -> ModelFromArtifact:
     try:
-        return ModelFromArtifact.model_validate_json(body)
+        body = json.loads(text)
+    except ValueError as error:
+        raise BadRequest("The body is not well-formed JSON.", code="malformed_json") from error
+    try:
+        return ModelFromArtifact.model_validate(body)
     except ValidationError as error:
         errors = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-        raise RequestValidationError(errors, body=None) from error
+        raise RequestValidationError(errors, body=body) from error

@@ -7,7 +7,6 @@ what it is instead and how to make one.
 from __future__ import annotations
 
 import ast
-import warnings
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from app.archives import open_archive, read_entry
 from app.errors import Unprocessable
 from app.models.pickled import Instance, as_tensor, read_objects
+from app.syntax import parse_source
 
 MAX_CODE_BYTES = 2 * 2**20
 MAX_PACKED_BYTES = 64 * 2**20
@@ -69,16 +69,28 @@ def scan_model(path: Path) -> ModelFacts:
                 pickled = content
             elif keep:
                 sources[info.filename.removeprefix(f"{root}/code/")] = content
-    trees = {name: _parse(name, source) for name, source in sources.items()}
+    classes: dict[str, _Class] = {}
+    operators: Counter[str] = Counter()
+    for name, source in sources.items():  # one tree at a time: they are far larger than the code
+        tree = _parse(name, source)
+        classes |= _read_classes(name, tree)
+        operators += _count_operators(tree)
     top = read_objects(pickled)
     if not isinstance(top, Instance):
         raise _not_torchscript("Its data.pkl holds no module.")
-    classes = _classes(trees)
     return ModelFacts(
-        arguments=_arguments(classes, top.cls),
-        operators=_operators(trees),
+        arguments=_list_arguments(classes.get(top.cls)),
+        operators=dict(sorted(operators.items())),
         parameters=_count_parameters(top, classes),
     )
+
+
+@dataclass(frozen=True)
+class _Class:
+    """What a scan keeps of a class: names of its parameters, and what its forward takes."""
+
+    parameters: frozenset[str]
+    forward: ast.arguments | None
 
 
 def _check_start(path: Path) -> None:
@@ -150,9 +162,7 @@ def _check_sizes(infos: list[zipfile.ZipInfo], root: str) -> None:
 
 def _parse(name: str, source: bytes) -> ast.Module:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            return ast.parse(source)
+        return parse_source(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Unprocessable(
             f"The code of the model ({name!a}) cannot be read; export the model again.",
@@ -160,33 +170,31 @@ def _parse(name: str, source: bytes) -> ast.Module:
         ) from error
 
 
-def _classes(trees: dict[str, ast.Module]) -> dict[str, ast.ClassDef]:
+def _read_classes(name: str, tree: ast.Module) -> dict[str, _Class]:
     """Return classes by full name: `__torch__/zoo.py` holds `__torch__.zoo.Net`."""
+    module = ".".join(PurePosixPath(name).with_suffix("").parts)
     return {
-        f"{'.'.join(PurePosixPath(name).with_suffix('').parts)}.{node.name}": node
-        for name, tree in trees.items()
+        f"{module}.{node.name}": _Class(_read_parameter_names(node), _find_forward(node))
         for node in tree.body
         if isinstance(node, ast.ClassDef)
     }
 
 
-def _arguments(classes: dict[str, ast.ClassDef], root: str) -> list[dict[str, Any]]:
-    found = classes.get(root)
-    forward = next(
-        (
-            node
-            for node in (found.body if found is not None else [])
-            if isinstance(node, ast.FunctionDef) and node.name == "forward"
-        ),
-        None,
-    )
-    if forward is None:
+def _find_forward(node: ast.ClassDef) -> ast.arguments | None:
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "forward":
+            return statement.args
+    return None
+
+
+def _list_arguments(top: _Class | None) -> list[dict[str, Any]]:
+    if top is None or top.forward is None:
         raise Unprocessable(
             "The model has no forward method, so it cannot be run. Export a module whose forward "
             "takes the inputs.",
             code="bad_signature",
         )
-    given = forward.args
+    given = top.forward
     if given.vararg or given.kwarg or given.kwonlyargs:
         raise Unprocessable(
             "The model's forward takes *args, **kwargs or keyword-only arguments; give each input "
@@ -205,13 +213,12 @@ def _arguments(classes: dict[str, ast.ClassDef], root: str) -> list[dict[str, An
     ]
 
 
-def _operators(trees: dict[str, ast.Module]) -> dict[str, int]:
+def _count_operators(tree: ast.Module) -> Counter[str]:
     counts: Counter[str] = Counter()
-    for tree in trees.values():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and (name := _operator_name(node.func)):
-                counts[name] += 1
-    return dict(sorted(counts.items()))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and (name := _operator_name(node.func)):
+            counts[name] += 1
+    return counts
 
 
 def _operator_name(function: ast.expr) -> str | None:
@@ -229,8 +236,7 @@ def _operator_name(function: ast.expr) -> str | None:
     return None
 
 
-def _count_parameters(top: Instance, classes: dict[str, ast.ClassDef]) -> int:
-    names = {name: _parameter_names(node) for name, node in classes.items()}
+def _count_parameters(top: Instance, classes: dict[str, _Class]) -> int:
     tensors = set()
     seen: set[int] = set()
     waiting = [top]
@@ -239,15 +245,16 @@ def _count_parameters(top: Instance, classes: dict[str, ast.ClassDef]) -> int:
         if id(module) in seen:
             continue
         seen.add(id(module))
+        known = classes.get(module.cls)
         for name, value in module.attributes.items():
             if isinstance(value, Instance):
                 waiting.append(value)
-            elif name in names.get(module.cls, ()) and (tensor := as_tensor(value)):
+            elif known and name in known.parameters and (tensor := as_tensor(value)):
                 tensors.add(tensor)
     return sum(prod(tensor.shape) for tensor in tensors)
 
 
-def _parameter_names(node: ast.ClassDef) -> frozenset[str]:
+def _read_parameter_names(node: ast.ClassDef) -> frozenset[str]:
     for statement in node.body:
         if (
             isinstance(statement, ast.Assign)

@@ -83,8 +83,7 @@ def remove_model(database: Database, store: BlobStore, project_id: str, model_id
         Conflict: `in_use` by a job that has not finished.
     """
     with database.write() as session:
-        model = repository.get_model(session, project_id, model_id)
-        session.refresh(model, with_for_update=True)
+        model = repository.get_model(session, project_id, model_id, lock="update")
         user = session.scalar(
             select(Job.id).where(Job.model_id == model_id, Job.status.not_in(FINISHED)).limit(1)
         )

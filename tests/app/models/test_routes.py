@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,67 @@ def test_bodies_of_another_kind(client: TestClient, kind: str, body: bytes, stat
     answer = client.post("/v1/models", content=body, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_faults_in_json_are_pointed_at(client: TestClient) -> None:
+    answer = client.post("/v1/models", json={"artifact_id": "x", "colour": 1})
+    pointers = {fault["pointer"] for fault in answer.json()["errors"]}
+    assert pointers == {"/artifact_id", "/name", "/colour"}
+
+
+@pytest.mark.parametrize(
+    "shape", ['["\\ud800"]', '["a\\u0000"]', "[1e400]", "[0]", '"x"', "[null]"]
+)
+def test_odd_texts_and_numbers_in_inputs_are_refused(client: TestClient, shape: str) -> None:
+    inputs = f'[{{"name": "image", "shape": {shape}}}]'
+    answer = client.post(
+        "/v1/models", files={"file": samples.traced_cnn()}, data={"name": "x", "inputs": inputs}
+    )
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"].startswith("/inputs/0/shape")
+
+
+@both_databases
+def test_removals_at_once_agree_on_one(client: TestClient) -> None:
+    for _ in range(3):
+        model = upload(client, "models", samples.traced_cnn())
+        with ThreadPoolExecutor(6) as pool:
+            statuses = [
+                answer.status_code
+                for answer in pool.map(client.delete, [f"/v1/models/{model['id']}"] * 6)
+            ]
+        assert sorted(statuses) == [204] + [404] * 5
+
+
+@both_databases
+def test_uploads_and_removals_of_equal_bytes_at_once(
+    client: TestClient, settings: Settings
+) -> None:
+    content = samples.scripted_cnn()
+
+    def come_and_go(_: int) -> bool:
+        model = upload(client, "models", content)
+        whole = client.get(f"/v1/models/{model['id']}/content").content == content
+        return whole and client.delete(f"/v1/models/{model['id']}").status_code == 204
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(come_and_go, range(24)))
+    assert files_in(settings) == []
+
+
+def test_a_locked_database_is_503_with_a_time_to_come_back(
+    client: TestClient, services: Services, settings: Settings
+) -> None:
+    settings.database.busy_timeout_s = 0.2
+    services.database.close()  # connections opened from now on wait as briefly
+    with sqlite3.connect(settings.data_dir / "t.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/v1/keys", json={})
+        assert client.get("/v1/models").status_code == 200
+        other.execute("ROLLBACK")
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_busy")
+    assert int(answer.headers["retry-after"]) > 0
+    assert client.post("/v1/keys", json={}).status_code == 201
 
 
 def test_over_the_limit_is_413_with_and_without_a_declared_length(
