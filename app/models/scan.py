@@ -20,6 +20,8 @@ from app.models.pickled import Instance, as_tensor, read_objects
 from app.syntax import parse_source
 
 MAX_CODE_BYTES = 2 * 2**20
+MAX_OPERATORS = 5000  # distinct ones; torch has some 3000
+MAX_TYPE_CHARACTERS = 500
 MAX_PACKED_BYTES = 64 * 2**20
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
@@ -75,6 +77,8 @@ def scan_model(path: Path) -> ModelFacts:
         tree = _parse(name, source)
         classes |= _read_classes(name, tree)
         operators += _count_operators(tree)
+        if len(operators) > MAX_OPERATORS:
+            raise _bad_code(name)
     top = read_objects(pickled)
     if not isinstance(top, Instance):
         raise _not_torchscript("Its data.pkl holds no module.")
@@ -164,10 +168,14 @@ def _parse(name: str, source: bytes) -> ast.Module:
     try:
         return parse_source(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Unprocessable(
-            f"The code of the model ({name!a}) cannot be read; export the model again.",
-            code="bad_code",
-        ) from error
+        raise _bad_code(name) from error
+
+
+def _bad_code(name: str) -> Unprocessable:
+    return Unprocessable(
+        f"The code of the model ({name!a}) is not as torch.jit writes it; export the model again.",
+        code="bad_code",
+    )
 
 
 def _read_classes(name: str, tree: ast.Module) -> dict[str, _Class]:
@@ -206,11 +214,23 @@ def _list_arguments(top: _Class | None) -> list[dict[str, Any]]:
     return [
         {
             "name": argument.arg,
-            "type": ast.unparse(argument.annotation) if argument.annotation else "Tensor",
+            "type": _show_type(argument.annotation),
             "has_default": index >= required,
         }
         for index, argument in enumerate(arguments)
     ]
+
+
+def _show_type(annotation: ast.expr | None) -> str:
+    if annotation is None:
+        return "Tensor"
+    try:
+        text = ast.unparse(annotation)
+    except RecursionError as error:
+        raise _bad_code("forward") from error
+    if len(text) > MAX_TYPE_CHARACTERS:
+        raise _bad_code("forward")
+    return text
 
 
 def _count_operators(tree: ast.Module) -> Counter[str]:

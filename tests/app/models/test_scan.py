@@ -153,6 +153,37 @@ def test_code_without_forward(tmp_path: Path) -> None:
     assert code_of(tmp_path / "m", content)[0] == "bad_signature"
 
 
+@pytest.mark.parametrize("depth", [100, 1000, 50_000])
+def test_code_that_nests_deeply_ends_in_a_code(depth: int, tmp_path: Path) -> None:
+    for deep in (b"Tensor" + b".a" * depth, b"(" * depth + b"Tensor" + b")" * depth):
+        content = rewritten(
+            samples.scripted_cnn(),
+            lambda name, data, deep=deep: (
+                name,
+                data.replace(b"image: Tensor", b"image: " + deep) if "zoo" in name else data,
+            ),
+        )
+        path = tmp_path / "m"
+        path.write_bytes(content)
+        try:
+            assert len(scan_model(path).arguments) == 1
+        except Unprocessable as error:
+            refused = error.code
+            continue
+        assert depth == 100, refused
+
+
+def test_more_operators_than_torch_has(tmp_path: Path) -> None:
+    calls = b"\n".join(b"    torch.x%d(image)" % i for i in range(6000))
+    content = rewritten(
+        samples.scripted_cnn(),
+        lambda name, data: (
+            name, data.replace(b"    return _7", calls + b"\n    return _7")
+        ) if name.endswith("zoo.py") else (name, data),
+    )  # fmt: skip
+    assert code_of(tmp_path / "m", content)[0] == "bad_code"
+
+
 def test_too_much_code(tmp_path: Path) -> None:
     content = rewritten(
         samples.scripted_cnn(),
