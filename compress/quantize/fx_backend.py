@@ -5,6 +5,7 @@ Nothing else in Tersor imports from `torch.ao`. What goes in and comes out are `
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,10 +20,10 @@ from torch.ao.nn.intrinsic import quantized as nniq
 from torch.ao.quantization import (
     HistogramObserver,
     MinMaxObserver,
+    ObserverBase,
     PerChannelMinMaxObserver,
     QConfig,
     QConfigMapping,
-    disable_observer,
     observer,
 )
 from torch.ao.quantization.backend_config import get_native_backend_config
@@ -138,9 +139,21 @@ def prepare(
         )
 
 
-def stop_observing(prepared: fx.GraphModule) -> None:
-    """Freeze what the observers saw; the module then computes as the float one does."""
-    prepared.apply(disable_observer)
+def float_reference(prepared: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy without observers: the fused float graph, its modules named as the int8 ones.
+
+    Taken before `convert`, which consumes what it is given.
+    """
+    reference = copy.deepcopy(prepared)
+    for node in list(reference.graph.nodes):
+        if node.op == "call_module" and isinstance(
+            reference.get_submodule(str(node.target)), ObserverBase
+        ):
+            node.replace_all_uses_with(node.args[0])
+            reference.graph.erase_node(node)
+    reference.delete_all_unused_submodules()
+    reference.recompile()
+    return reference
 
 
 def convert(prepared: fx.GraphModule) -> fx.GraphModule:

@@ -73,8 +73,7 @@ def quantize_static(
         for batch in calibration:
             prepared(*batch)
     on_convert()
-    fx_backend.stop_observing(prepared)
-    reference = copy.deepcopy(prepared)  # conversion consumes its argument
+    reference = fx_backend.float_reference(prepared)
     converted = fx_backend.convert(prepared)
     sqnr_db = measure_layers(reference, converted, layers, probes)
     table = layer_table(layers, converted, overrides, sqnr_db)
