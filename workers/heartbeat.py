@@ -63,7 +63,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; the ending of the job takes what is still unwritten with `take_notes`."""
+        """End; the ending of the job writes the rest with `write_rest`."""
         self._stopped.set()
         self._thread.join()
 
@@ -91,10 +91,16 @@ class Heartbeat:
             if self._noted <= _EVENTS_KEPT:
                 self._notes.append(note)
 
-    def write_notes(self, session: Session) -> None:
-        """Add the events not yet written to a transaction of the job's ending."""
+    def write_rest(self, session: Session) -> None:
+        """Write what is not yet written, in the transaction that ends the attempt.
+
+        Raises:
+            LeaseLost: the job is no longer ours.
+        """
         with self._lock:
-            notes = list(self._notes)
+            values, notes = dict(self._values), list(self._notes)
+        if values:
+            renew(session, self._claim.job_id, self._claim.fence, self._lease_s, **values)
         _add(session, self._claim.job_id, notes)
 
     def _run(self) -> None:

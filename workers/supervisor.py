@@ -18,7 +18,7 @@ from app.settings import Settings
 from app.storage import BlobStore, artifact_prefix
 from workers import endings
 from workers.artifacts import BadOutput, StoredResult, store_result
-from workers.failures import Failure, crashed, describe, ending
+from workers.failures import Failure, crashed, describe, ending, worker_lost
 from workers.heartbeat import Heartbeat
 from workers.identity import own_name
 from workers.job_folder import InputsGone, fill, find_files, job_folder, memory_limit
@@ -134,10 +134,10 @@ class Supervisor:
             )  # fmt: skip
             return _fail(claimed, failure.at(stage))
         except ZygoteLost:
-            return self._again(claimed, "its process could not be started", None)
+            return self._again(claimed, "its process could not be started", None, stage)
+        except (LeaseLost, GaveUp):
+            raise
         except Exception as error:
-            if isinstance(error, LeaseLost | GaveUp):
-                raise
             log.exception("job failed", extra={"job_id": claimed.job_id})
             return _fail(claimed, describe(error).at(stage))
 
@@ -184,21 +184,22 @@ class Supervisor:
         reason = f"its process ended without a result ({ending(outcome.status)})"
         return self._again(claimed, reason, outcome.status, stage)
 
-    def _again(
-        self, claimed: Claim, reason: str, status: int | None, stage: str | None = None
-    ) -> End:
+    def _again(self, claimed: Claim, reason: str, status: int | None, stage: str | None) -> End:
+        # without a status, the zygote went with it: not the model's doing
+        attempts = claimed.attempt
+        failure = worker_lost(attempts) if status is None else crashed(status, attempts)
         return lambda session: endings.try_again(
             session,
             claimed.job_id,
             claimed.fence,
             reason=reason,
             max_attempts=self._settings.worker.max_attempts,
-            failure=crashed(status, claimed.attempt).at(stage),
+            failure=failure.at(stage),
         )
 
     def _finish(self, claimed: Claim, heartbeat: Heartbeat, end: End) -> None:
         def write(session: Session) -> str:
-            heartbeat.write_notes(session)
+            heartbeat.write_rest(session)
             return end(session)
 
         status = persist(self._database, write, self._stopping, claimed.job_id)
