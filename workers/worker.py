@@ -36,6 +36,7 @@ class Worker:
         self._queues = tuple(queues)
         self._slots = slots
         self._stopping = threading.Event()
+        self._status = 1  # unless we were told to stop
         self._publisher = Publisher(settings.broker_url)
         self._database = Database(settings, self._publisher)
         store = open_store(settings.storage_url)
@@ -56,9 +57,10 @@ class Worker:
         register_tasks(self._celery, self._supervisor.work_off)
 
     def run(self) -> int:
-        """Work until SIGTERM or SIGINT; return the exit status."""
+        """Work until SIGTERM or SIGINT, then end the process."""
         signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
-        threading.Thread(target=self._stop, name="stopper", daemon=True).start()
+        stopper = threading.Thread(target=self._stop, name="stopper", daemon=True)
+        stopper.start()
         self._spawner.start()
         self._sweeper.start()
         receiver = self._celery.Worker(
@@ -73,10 +75,15 @@ class Worker:
             loglevel=logging.getLevelName(logging.getLogger().level),
         )
         log.info("worker for %s with %d slots", ", ".join(self._queues), self._slots)
-        receiver.start()
-        self._stopping.set()
-        time.sleep(_GIVE_BACK_TIMEOUT_S + 2 * _STOP_TIMEOUT_S)  # the stopper ends the process
-        return int(receiver.exitcode or 0)
+        try:
+            receiver.start()
+            self._status = int(receiver.exitcode or 0)
+        except Exception:
+            log.exception("the receiver of messages failed")
+        finally:
+            self._stopping.set()
+        stopper.join()  # it ends the process
+        return self._status
 
     def _on_zygote_ready(self) -> None:
         log.info("ready to run jobs: %s", dict(self._spawner.machine))
@@ -86,6 +93,7 @@ class Worker:
         self._sweeper.poke()
 
     def _on_shutdown(self, **_details: Any) -> None:
+        self._status = 0
         self._stopping.set()
 
     def _stop(self) -> None:
@@ -103,4 +111,4 @@ class Worker:
         self._publisher.close(_STOP_TIMEOUT_S)
         log.info("stopped")
         logging.shutdown()
-        os._exit(0)
+        os._exit(self._status)
