@@ -10,6 +10,7 @@ service reported. Exit status 1 if anything does not hold.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -194,6 +195,8 @@ def verify(job: Job, model_file: Path, folder: Path, split: Split, float_top1: f
 def run() -> None:
     """Run the demo."""
     began = time.monotonic()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # whoever pipes it sees it as it happens
     torch.manual_seed(0)
     torch.set_num_threads(2)
     with tempfile.TemporaryDirectory(prefix="tersor-demo-") as name:

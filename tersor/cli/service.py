@@ -34,7 +34,8 @@ def up(
 
     folder = data_dir or Path(os.environ.get("TERSOR_DATA_DIR") or "tersor-data")
     try:
-        status = launch(folder, host, port, workers)
+        # echo flushes, so that a log file shows at once what a terminal would
+        status = launch(folder, host, port, workers, typer.echo)
     except LaunchError as error:
         typer.secho(f"cannot start: {error}", err=True, fg="red")
         raise typer.Exit(1) from error
