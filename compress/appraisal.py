@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.intake import Intake, accepts, cast_inputs
+from compress.intake import Intake, accepts, cast_inputs, refusal
 from compress.lift import load_model
 from compress.measure.fidelity import FidelityMeter, noise_fraction
 from compress.measure.latency import Comparison, compare_latency
@@ -45,6 +45,9 @@ def judge(
         original: The uploaded file.
         artifact: The finished file.
         on_samples: Receives samples done and samples in all.
+
+    Raises:
+        ModelFailed: The original itself raises on a sample.
     """
     first, second = load_model(original), load_model(artifact)
     fidelity = FidelityMeter()
@@ -55,7 +58,12 @@ def judge(
     with torch.no_grad():
         for inputs, label in _judged_batches(intake, spec):
             cast = cast_inputs(inputs, intake.dtype)
-            reference, output = first(*cast), second(*cast)
+            try:
+                reference = first(*cast)
+            except (RuntimeError, torch.jit.Error) as error:
+                last = done + inputs[0].shape[0] - 1
+                raise refusal(error, f"samples {done} to {last}") from error
+            output = second(*cast)
             fidelity.add(reference, output)
             if meters is not None:
                 meters[0].add(reference, label, reference)

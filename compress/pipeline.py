@@ -85,13 +85,17 @@ def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
         )
         baseline = report_baseline(inputs.model, intake.parameters, judged, raced)
         report = report_artifact(artifact, precision, baseline.size_bytes, judged, raced)
+        environment = read_environment(torch.get_num_threads())
+        quantized = spec.method == "ptq"
         result = Result(
             baseline=baseline,
             artifacts=[report],
             recommended=recommend([report], baseline, spec.max_accuracy_drop),
             layers=compressed.layers,
-            environment=read_environment(torch.get_num_threads()),
-            provenance=trace_provenance(spec, inputs),
+            environment=environment,
+            provenance=trace_provenance(
+                spec, inputs, full_range=not int8_saturates(environment) if quantized else None
+            ),
             lift=lifted.report.to_dict(),
         )
     write_manifest(out_dir, result)

@@ -14,8 +14,14 @@ from compress.result import Inputs, Result
 from compress.spec import EngineSpec
 
 
-def trace_provenance(spec: EngineSpec, inputs: Inputs) -> dict[str, Any]:
-    """Return digests of all that went in, the seed and Tersor's version."""
+def trace_provenance(
+    spec: EngineSpec, inputs: Inputs, *, full_range: bool | None
+) -> dict[str, Any]:
+    """Return digests of all that went in, the seed and Tersor's version.
+
+    `activation_range` says where an int8 file is exact: `full` needs a processor with AVX512-VNNI,
+    `reduced` runs right on any. None where nothing was quantized.
+    """
     datasets = [path for path in (inputs.calibration, inputs.evaluation) if path is not None]
     return {
         "model_sha256": sha256(inputs.model),
@@ -23,6 +29,7 @@ def trace_provenance(spec: EngineSpec, inputs: Inputs) -> dict[str, Any]:
         "spec_sha256": spec_sha256(spec),
         "seed": spec.seed,
         "tersor": tersor_version(),
+        "activation_range": None if full_range is None else ("full" if full_range else "reduced"),
     }
 
 

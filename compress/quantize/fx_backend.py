@@ -139,6 +139,12 @@ def prepare(
         )
 
 
+def observed_targets() -> frozenset[Any]:
+    """Functions and methods on whose results quantization puts observers."""
+    patterns = [config.pattern for config in get_native_backend_config().configs]
+    return frozenset(pattern for pattern in patterns if not isinstance(pattern, tuple))
+
+
 def float_reference(prepared: fx.GraphModule) -> fx.GraphModule:
     """Return a copy without observers: the fused float graph, its modules named as the int8 ones.
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-_VIEWS: tuple[Any, ...] = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+from compress.quantize.fx_backend import observed_targets
 
-# What quantization would observe, and the operator of the same meaning that it leaves alone.
-_ARITHMETIC: dict[Any, Any] = {
-    operator.add: torch.ops.aten.add,
-    operator.iadd: torch.ops.aten.add,
-    torch.add: torch.ops.aten.add,
-    "add": torch.ops.aten.add,
-    operator.mul: torch.ops.aten.mul,
-    operator.imul: torch.ops.aten.mul,
-    torch.mul: torch.ops.aten.mul,
-    "mul": torch.ops.aten.mul,
-    torch.cat: torch.ops.aten.cat,
-}
+_VIEWS: tuple[Any, ...] = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
 def make_quantizable(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
@@ -72,25 +60,47 @@ def _spell_out_padding(graph_module: fx.GraphModule) -> None:
                 module.padding = tuple(total // 2 for total in both)
 
 
-class _Kinds(fx.Interpreter):
-    """Runs the graph once and keeps the nodes whose value is an integer or boolean tensor."""
+class _IntegerOperators(fx.Interpreter):
+    """Runs the graph once; finds nodes on integers that quantization would take for its own.
+
+    Attributes:
+        found: Node to the plain operator of the same outcome.
+    """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
-        self.integers: list[fx.Node] = []
+        self.found: dict[fx.Node, Any] = {}
+        self._observed = observed_targets()
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if isinstance(value, Tensor) and not value.is_floating_point():
-            self.integers.append(n)
+        if (
+            n.op in ("call_function", "call_method")
+            and n.target in self._observed
+            and isinstance(value, Tensor)
+            and not value.is_floating_point()
+        ):
+            name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
+            plain = getattr(torch.ops.aten, name.removeprefix("i").rstrip("_"), None) or getattr(
+                torch.ops.aten, name.rstrip("_"), None
+            )
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            if plain is not None and _gives(plain, args, kwargs, value):
+                self.found[n] = plain
         return value
+
+
+def _gives(function: Any, args: Any, kwargs: Any, expected: Tensor) -> bool:
+    try:
+        return torch.equal(function(*args, **kwargs), expected)
+    except (RuntimeError, TypeError):  # other arguments than the Python function takes
+        return False
 
 
 def _shield_integers(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
     """Arithmetic on positions, masks and ids must not be observed as if it were activations."""
-    kinds = _Kinds(graph_module)
+    operators = _IntegerOperators(graph_module)
     with torch.no_grad():
-        kinds.run(*example_inputs)
-    for node in kinds.integers:
-        if node.op in ("call_function", "call_method") and node.target in _ARITHMETIC:
-            node.target, node.op = _ARITHMETIC[node.target], "call_function"
+        operators.run(*example_inputs)
+    for node, plain in operators.found.items():
+        node.op, node.target = "call_function", plain

@@ -125,6 +125,8 @@ def test_trained_digits_lose_at_most_a_point_and_shrink(
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == json.loads(json.dumps(result.to_dict()))
     assert len(manifest["provenance"]["dataset_sha256"]) == 2
+    vnni = "avx512_vnni" in manifest["environment"]["isa"]
+    assert manifest["provenance"]["activation_range"] == ("full" if vnni else "reduced")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "manifest.json",
         "model.int8.torchscript.pt",
@@ -285,6 +287,28 @@ def test_a_model_that_raises_by_itself_is_told_apart_from_bad_data(tmp_path: Pat
     inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
     with pytest.raises(ModelFailed, match="licence has run out"):
         run(EngineSpec(), inputs, Recorder(), out_dir(tmp_path))
+
+
+def test_a_late_sample_that_the_original_fails_on_is_named(tmp_path: Path) -> None:
+    class Guarded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            ids = x[:, 0].long().clamp(0, 99)
+            return self.fc(x) + torch.zeros(50)[ids].unsqueeze(1)
+
+    torch.jit.script(Guarded()).save(str(tmp_path / "m.pt"))
+    data = np.random.default_rng(0).uniform(size=(8, 4)).astype("f4")
+    np.savez(tmp_path / "c.npz", input=data)
+    data[6, 0] = 70
+    np.savez(tmp_path / "e.npz", input=data)
+    inputs = Inputs(
+        model=tmp_path / "m.pt", calibration=tmp_path / "c.npz", evaluation=tmp_path / "e.npz"
+    )
+    with pytest.raises(CompressError, match=r"samples 4 to 7.*out of"):
+        run(EngineSpec(calibration_batch_size=4), inputs, Recorder(), out_dir(tmp_path))
 
 
 def test_preflight_says_what_would_happen_and_estimates_the_size(
