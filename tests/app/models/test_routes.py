@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from app.db import utc_now
 from app.ids import new_id
 from app.jobs.tables import Artifact, Job
+from app.main import create_app
 from app.settings import Settings
 from app.state import Services
 from app.storage_tables import Blob
@@ -194,19 +195,19 @@ def test_uploads_and_removals_of_equal_bytes_at_once(
     assert files_in(settings) == []
 
 
-def test_a_locked_database_is_503_with_a_time_to_come_back(
-    client: TestClient, services: Services, settings: Settings
-) -> None:
-    settings.database.busy_timeout_s = 0.2
-    services.database.close()  # connections opened from now on wait as briefly
-    with sqlite3.connect(settings.data_dir / "t.db", isolation_level=None) as other:
+def test_a_locked_database_is_503_with_a_time_to_come_back(settings: Settings, key: Key) -> None:
+    settings.database.busy_timeout_s = 0.3
+    with (
+        TestClient(create_app(settings), headers=key.header) as client,
+        sqlite3.connect(settings.data_dir / "t.db", isolation_level=None) as other,
+    ):
         other.execute("BEGIN IMMEDIATE")
         answer = client.post("/v1/keys", json={})
         assert client.get("/v1/models").status_code == 200
         other.execute("ROLLBACK")
-    assert (answer.status_code, answer.json()["code"]) == (503, "database_busy")
-    assert int(answer.headers["retry-after"]) > 0
-    assert client.post("/v1/keys", json={}).status_code == 201
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_busy")
+        assert int(answer.headers["retry-after"]) > 0
+        assert client.post("/v1/keys", json={}).status_code == 201
 
 
 def test_over_the_limit_is_413_with_and_without_a_declared_length(
