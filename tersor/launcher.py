@@ -183,7 +183,7 @@ def _screen(url: str, data_dir: Path, credentials: Path | None) -> str:
         (
             "",
             f"  Tersor listens on  {url}",
-            f"  API reference      {url}/docs",
+            f"  API                {url}/openapi.json",
             f"  data               {data_dir}",
             f"  key                {key}",
             f"  logs               {data_dir / 'logs'}",
