@@ -6,10 +6,8 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,41 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress import appraisal
-from compress.appraisal import recommend
-from compress.errors import (
-    BadCalibrationData,
-    CompressError,
-    DeviceUnavailable,
-    InputsUnknown,
-    InvalidModel,
-    InvalidSpec,
-    LabelMismatch,
-    ModelFailed,
-    ShapeMismatch,
-)
 from compress.pipeline import preflight, run
-from compress.result import ArtifactReport, Baseline, Fidelity, Inputs, Quality, Ratio
+from compress.result import Inputs
 from compress.spec import ConvertConfig, EngineSpec, PtqConfig, TensorSpec
 from tests.compress import zoo
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-        self.fractions: list[float] = []
-        self.messages: list[str] = []
-
-    def stage(self, stage: str, message: str) -> None:
-        self.stages.append(stage)
-
-    def progress(self, fraction: float, message: str) -> None:
-        self.fractions.append(fraction)
-        self.messages.append(message)
-
-    def event(
-        self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
-    ) -> None:
-        json.dumps(data)
+from tests.compress.sinks import Recorder, out_dir
 
 
 @functools.cache
@@ -91,12 +59,6 @@ def digits_files(tmp_path: Path) -> Inputs:
 def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here asserts a latency, so none need be known to three percent."""
     monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.3)
-
-
-def out_dir(tmp_path: Path) -> Path:
-    path = tmp_path / "out"
-    path.mkdir(exist_ok=True)
-    return path
 
 
 def test_trained_digits_lose_at_most_a_point_and_shrink(
@@ -206,111 +168,6 @@ def test_several_inputs_and_outputs_go_all_the_way(tmp_path: Path) -> None:
     assert {layer.precision for layer in result.layers} == {"int8"}
 
 
-def broken(tmp_path: Path, **arrays: Any) -> Inputs:
-    torch.jit.script(zoo.small_cnn()).save(str(tmp_path / "m.pt"))
-    np.savez(tmp_path / "c.npz", **arrays)
-    return Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
-
-
-GOOD = np.random.default_rng(0).normal(size=(8, 1, 8, 8)).astype("f4")
-
-
-@pytest.mark.parametrize(
-    ("arrays", "error", "told"),
-    [
-        (
-            {"input": np.ones((8, 3, 8, 8), "f4")},
-            ShapeMismatch,
-            r"'input' \[batch, 3, 8, 8\].*chann",
-        ),
-        ({"input": np.ones((8, 64), "f4")}, ShapeMismatch, r"\[batch, 64\]"),
-        ({"input_0": GOOD, "input_1": GOOD}, ShapeMismatch, r"takes 1 inputs \(image\)"),
-        ({"input": GOOD.astype("i8")}, ShapeMismatch, "int64"),
-        ({"input": GOOD * np.nan}, BadCalibrationData, "'input', sample 0"),
-        ({"input": GOOD, "label": np.arange(7)}, LabelMismatch, "8 samples but 7"),
-    ],
-)
-def test_data_that_does_not_fit_fails_before_any_work(
-    tmp_path: Path, arrays: dict[str, Any], error: type[CompressError], told: str
-) -> None:
-    sink = Recorder()
-    with pytest.raises(error, match=told) as caught:
-        run(EngineSpec(), broken(tmp_path, **arrays), sink, out_dir(tmp_path))
-    assert sink.stages == ["load"]
-    assert "Traceback" not in caught.value.message
-    assert str(tmp_path) not in caught.value.message
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_labels_beyond_the_classes_are_found_before_any_work(tmp_path: Path) -> None:
-    inputs = broken(tmp_path, input=GOOD)
-    np.savez(tmp_path / "e.npz", input=GOOD, label=np.array([0, 1, 2, 3, 4, 5, 6, 10]))
-    sink = Recorder()
-    with pytest.raises(LabelMismatch, match="from 0 to 10"):
-        run(EngineSpec(), replace(inputs, evaluation=tmp_path / "e.npz"), sink, out_dir(tmp_path))
-    assert sink.stages == ["load"]
-
-
-def test_other_faults_have_their_codes(tmp_path: Path) -> None:
-    inputs = broken(tmp_path, input=GOOD)
-    folder = out_dir(tmp_path)
-    with pytest.raises(InputsUnknown):
-        run(EngineSpec(), replace(inputs, calibration=None), Recorder(), folder)
-    spec = EngineSpec(method="convert", config=ConvertConfig())
-    with pytest.raises(InputsUnknown):
-        run(spec, Inputs(model=inputs.model), Recorder(), folder)
-    with pytest.raises(InvalidSpec):
-        run(EngineSpec(config=ConvertConfig()), inputs, Recorder(), folder)
-    spec = EngineSpec(config=PtqConfig(overrides={"convolution1": "fp32"}))
-    with pytest.raises(InvalidSpec, match="matches no layer"):
-        run(spec, inputs, Recorder(), folder)
-    with pytest.raises(DeviceUnavailable):
-        run(EngineSpec(device="cuda"), inputs, Recorder(), folder)
-    (tmp_path / "junk.pt").write_bytes(b"junk")
-    with pytest.raises(InvalidModel):
-        run(EngineSpec(), replace(inputs, model=tmp_path / "junk.pt"), Recorder(), folder)
-
-
-def test_a_model_that_raises_by_itself_is_told_apart_from_bad_data(tmp_path: Path) -> None:
-    class Grumpy(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            if bool(x.sum() < 1e9):
-                raise ValueError("licence has run out")
-            return self.fc(x)
-
-    torch.jit.script(Grumpy()).save(str(tmp_path / "m.pt"))
-    np.savez(tmp_path / "c.npz", input=np.random.default_rng(0).normal(size=(4, 4)))
-    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
-    with pytest.raises(ModelFailed, match="licence has run out"):
-        run(EngineSpec(), inputs, Recorder(), out_dir(tmp_path))
-
-
-def test_a_late_sample_that_the_original_fails_on_is_named(tmp_path: Path) -> None:
-    class Guarded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            ids = x[:, 0].long().clamp(0, 99)
-            return self.fc(x) + torch.zeros(50)[ids].unsqueeze(1)
-
-    torch.jit.script(Guarded()).save(str(tmp_path / "m.pt"))
-    data = np.random.default_rng(0).uniform(size=(8, 4)).astype("f4")
-    np.savez(tmp_path / "c.npz", input=data)
-    data[6, 0] = 70
-    np.savez(tmp_path / "e.npz", input=data)
-    inputs = Inputs(
-        model=tmp_path / "m.pt", calibration=tmp_path / "c.npz", evaluation=tmp_path / "e.npz"
-    )
-    with pytest.raises(CompressError, match=r"samples 4 to 7.*out of"):
-        run(EngineSpec(calibration_batch_size=4), inputs, Recorder(), out_dir(tmp_path))
-
-
 def test_preflight_says_what_would_happen_and_estimates_the_size(
     digits_files: Inputs, tmp_path: Path
 ) -> None:
@@ -324,32 +181,6 @@ def test_preflight_says_what_would_happen_and_estimates_the_size(
     assert answer["operators"]
     real = run(spec, digits_files, Recorder(), out_dir(tmp_path)).artifacts[0].size_bytes
     assert 0.5 < answer["estimated_size_bytes"] / real < 2
-
-
-def report(**fields: Any) -> ArtifactReport:
-    kept = {"name": "a", "format": "torchscript", "precision": "int8", "size_bytes": 10,
-            "sha256": "", "compression_ratio": 4.0, "verdict": "faster",
-            "speedup": Ratio(value=2.0, ci95=(1.9, 2.1)),
-            "quality": Quality(metric="top1", value=0.9, samples=9, drop=0.005)}  # fmt: skip
-    return ArtifactReport(**(kept | fields))
-
-
-def test_recommended_is_fastest_within_budget_and_never_shown_slower() -> None:
-    baseline = Baseline(
-        size_bytes=40, parameters=1, quality=Quality(metric="top1", value=0.905, samples=9)
-    )
-    faster = report(name="b", speedup=Ratio(value=3.0, ci95=(2.9, 3.1)))
-    wrong = report(name="c", speedup=Ratio(value=9.0, ci95=(8.0, 9.9)),
-                   quality=Quality(metric="top1", value=0.8, samples=9, drop=0.105))  # fmt: skip
-    slower = report(name="d", verdict="not_faster", speedup=Ratio(value=0.8, ci95=(0.7, 0.9)))
-    even = report(name="e", verdict="not_faster", speedup=Ratio(value=1.0, ci95=(0.9, 1.1)))
-    assert recommend([report(), faster, wrong, slower], baseline, 0.01) == "b"
-    assert recommend([slower], baseline, 0.01) is None
-    assert recommend([wrong], baseline, 0.01) is None
-    assert recommend([even], baseline, 0.01) == "e"
-    bare = report(quality=None, fidelity=Fidelity(sqnr_db=19.0, cosine=0.99))
-    assert recommend([bare], baseline, 0.01) is None
-    assert recommend([replace(bare, fidelity=Fidelity(sqnr_db=21.0, cosine=1.0))], baseline, 0.01)
 
 
 def test_importing_the_pipeline_starts_no_threads() -> None:
