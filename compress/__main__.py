@@ -12,7 +12,7 @@ from typing import Any, get_args
 from compress.errors import CompressError, InvalidSpec
 from compress.pipeline import preflight, run
 from compress.result import ArtifactReport, Inputs, Result
-from compress.spec import ConvertConfig, EngineSpec, Metric, PtqConfig, Stage, TensorSpec
+from compress.spec import Backend, ConvertConfig, EngineSpec, Metric, PtqConfig, Stage, TensorSpec
 
 
 class Terminal:
@@ -134,6 +134,7 @@ def _spec(options: argparse.Namespace) -> EngineSpec:
         calibration_batch_size=options.batch_size,
         seed=options.seed,
         threads=options.threads,
+        backend="x86" if convert else options.backend,
         max_accuracy_drop=options.max_drop,
     )
 
@@ -185,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--max-drop", type=float, default=0.01, help="accuracy budget")
     for command in (ptq, check):
+        command.add_argument("--backend", choices=get_args(Backend), default="x86")
         command.add_argument("--observer", choices=("histogram", "minmax"), default="histogram")
         command.add_argument(
             "--granularity", choices=("per_channel", "per_tensor"), default="per_channel"

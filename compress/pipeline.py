@@ -86,7 +86,6 @@ def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
         baseline = report_baseline(inputs.model, intake.parameters, judged, raced)
         report = report_artifact(artifact, precision, baseline.size_bytes, judged, raced)
         environment = read_environment(torch.get_num_threads())
-        quantized = spec.method == "ptq"
         result = Result(
             baseline=baseline,
             artifacts=[report],
@@ -94,7 +93,7 @@ def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
             layers=compressed.layers,
             environment=environment,
             provenance=trace_provenance(
-                spec, inputs, full_range=not int8_saturates(environment) if quantized else None
+                spec, inputs, full_range=_full_range(spec) if spec.method == "ptq" else None
             ),
             lift=lifted.report.to_dict(),
         )
@@ -123,9 +122,8 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
         sink.stage("convert", "trying the conversion on one sample")
         config = spec.config
         if isinstance(config, PtqConfig):
-            saturates = int8_saturates(read_environment(torch.get_num_threads()))
             tried = quantize_static(
-                lifted.graph_module, example, [example], config, full_range=not saturates
+                lifted.graph_module, example, [example], config, full_range=_full_range(spec)
             )
         else:
             tried = _convert(config, lifted)
@@ -185,13 +183,12 @@ def _compress(
             progress.part(done / total, f"calibrating {done}/{total}")
 
     progress.stage("calibrate", f"calibrating 0/{total}")
-    environment = read_environment(torch.get_num_threads())
     quantized = quantize_static(
         lifted.graph_module,
         _example(intake),
         counted(),
         config,
-        full_range=not int8_saturates(environment),
+        full_range=_full_range(spec),
         probes=[dataset.sample(i, i + 1) for i in range(min(_PROBE_SAMPLES, total))],
         on_convert=lambda: progress.stage("convert", "turning weights into int8"),
     )
@@ -219,6 +216,15 @@ def _check_spec(spec: EngineSpec) -> None:
             f"Method '{spec.method}' for backend '{spec.backend}' computes on the processor; use "
             "device 'auto' or 'cpu'."
         )
+    if _full_range(spec) and int8_saturates(read_environment(spec.threads)):
+        raise DeviceUnavailable(
+            "Backend 'x86_vnni' needs a processor with AVX512-VNNI, to measure on too, and this "
+            "worker has none; use backend 'x86'."
+        )
+
+
+def _full_range(spec: EngineSpec) -> bool:
+    return spec.backend == "x86_vnni"
 
 
 @contextmanager
