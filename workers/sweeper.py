@@ -14,6 +14,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database, utc_now, wake
+from app.jobs.repository import delete_jobs
 from app.jobs.tables import Job, WorkerSeen
 from app.queue import QueueName
 from app.settings import Settings
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _WORKER_KEPT_S = 600.0
 _STAGED_KEPT_S = 60.0
+_PREFLIGHT_KEPT_S = 24 * 3600.0
+_ROWS_AT_ONCE = 200  # of what is removed in one transaction: others wait for it
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Sweeper:
             self.send_again,
             self.remove_leftovers,
             self.forget_workers,
+            self.forget_preflights,
         )
         for duty in duties:
             try:
@@ -202,6 +206,17 @@ class Sweeper:
         ]
         if gone:
             self._forget(gone)
+
+    def forget_preflights(self) -> None:
+        """Remove preflights that ended long ago: they are answers to a question, not jobs."""
+        with self._database.read() as session:
+            over = Job.finished_at < database_now(session) - timedelta(seconds=_PREFLIGHT_KEPT_S)
+            old = session.scalars(
+                select(Job.id).where(Job.kind == "preflight", over).limit(_ROWS_AT_ONCE)
+            ).all()
+        if old:
+            with self._database.write() as session:
+                delete_jobs(session, old)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

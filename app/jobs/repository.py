@@ -167,9 +167,14 @@ def remove_job(session: Session, project_id: str, job_id: str) -> None:
     job = get_job(session, project_id, job_id)
     if job.status not in FINISHED:
         raise Conflict("The job has not finished; cancel it first.", code="in_use")
+    delete_jobs(session, [job_id])
+
+
+def delete_jobs(session: Session, job_ids: Sequence[str]) -> None:
+    """Delete the rows of finished jobs and of all that belongs to them."""
     for table in (JobEvent, JobLabel, JobDataset, Artifact):
-        session.execute(delete(table).where(table.job_id == job_id))
-    session.execute(delete(Job).where(Job.id == job_id))
+        session.execute(delete(table).where(table.job_id.in_(job_ids)))
+    session.execute(delete(Job).where(Job.id.in_(job_ids)))
 
 
 def list_events(session: Session, job_id: str, limit: int, after: int) -> list[JobEvent]:

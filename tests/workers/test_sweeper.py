@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from app.db import Database, utc_now
-from app.jobs.tables import Job, WorkerSeen
+from app.jobs.tables import Job, JobDataset, WorkerSeen
 from app.queue import QueueName
 from app.settings import Settings
 from app.storage import LocalBlobStore
@@ -170,6 +170,21 @@ def test_folders_of_ended_attempts_are_removed_and_running_ones_kept(
         (work / name / "out").mkdir(parents=True)
     make_sweeper(settings, database, store, 2, frozenset({"job_mine-2"})).sweep()
     assert {path.name for path in work.iterdir()} == {f"{elsewhere}-1", "job_mine-2"}
+
+
+def test_preflights_that_ended_long_ago_are_forgotten_and_jobs_never(
+    database: Database, sweeper: Sweeper
+) -> None:
+    long_ago = utc_now() - timedelta(days=2)
+    ended = {"status": "succeeded", "finished_at": long_ago}
+    old = add_job(database, kind="preflight", datasets={"calibration": "dst_x"}, **ended)
+    new = add_job(database, kind="preflight", **(ended | {"finished_at": utc_now()}))
+    waiting = add_job(database, kind="preflight", created_at=long_ago)
+    job = add_job(database, **ended)
+    sweeper.forget_preflights()
+    with database.read() as session:
+        assert set(session.scalars(select(Job.id))) == {new, waiting, job}
+        assert session.scalars(select(JobDataset).where(JobDataset.job_id == old)).all() == []
 
 
 def test_a_worker_is_listed_while_it_lives(
