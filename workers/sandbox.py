@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_STACK_BYTES = 8 * 2**20
+"""Linux's usual one; whoever started the worker may have lifted it (make does), and then a model
+whose code is nested without end fills the memory instead of ending at once."""
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_GET_NO_NEW_PRIVS = 39
 
@@ -52,6 +55,7 @@ def limit_resources(limits: Limits) -> bool:
         resource.RLIMIT_FSIZE: limits.file_bytes,
         resource.RLIMIT_NOFILE: limits.open_files,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_STACK: _STACK_BYTES,
     }
     for kind, value in wanted.items():
         hard = resource.getrlimit(kind)[1]

@@ -77,6 +77,8 @@ class StaticRecipe:
             kernels add pairs of products in 16 bits and saturate, so 0-127 is used.
         narrow_layers: Dotted names of convolutions whose weights get 7 bits under the full range;
             see `saturating_depthwise`.
+        last_layers: Dotted names of layers whose outputs no int8 product takes in: nothing can
+            overflow after them, so they span 0-255 in any case.
         float_layers: Dotted names of the modules that stay float.
     """
 
@@ -84,6 +86,7 @@ class StaticRecipe:
     observer: Literal["histogram", "minmax"] = "histogram"
     full_range: bool = False
     narrow_layers: frozenset[str] = frozenset()
+    last_layers: frozenset[str] = frozenset()
     float_layers: frozenset[str] = frozenset()
 
 
@@ -230,6 +233,10 @@ def _mapping(recipe: StaticRecipe) -> QConfigMapping:
         narrow = _qconfig(activation, weight.with_args(quant_min=-64, quant_max=63))
         for name in sorted(recipe.narrow_layers):
             mapping.set_module_name(name, narrow)
+    else:
+        wide = _qconfig(activation.with_args(reduce_range=False), weight)
+        for name in sorted(recipe.last_layers):
+            mapping.set_module_name(name, wide)
     for name in sorted(recipe.float_layers):
         mapping.set_module_name(name, None)
     return mapping

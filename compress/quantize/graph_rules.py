@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from compress.quantize.fx_backend import observed_targets
 
+_PRODUCTS: frozenset[Any] = frozenset(
+    {
+        F.linear, F.conv1d, F.conv2d, F.conv3d,
+        F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+    }
+)  # fmt: skip
 _VIEWS: tuple[Any, ...] = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
@@ -22,6 +29,34 @@ def make_quantizable(graph_module: fx.GraphModule, example_inputs: Sequence[Tens
     _shield_integers(graph_module, example_inputs)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def last_layers(graph_module: fx.GraphModule, layers: Collection[str]) -> frozenset[str]:
+    """Return those of `layers` after which, on no way to the output, another product follows."""
+    return frozenset(
+        str(node.target)
+        for node in graph_module.graph.nodes
+        if node.op == "call_module"
+        and str(node.target) in layers
+        and not any(_multiplies(later, layers) for later in _descendants(node))
+    )
+
+
+def _descendants(node: fx.Node) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    todo = list(node.users)
+    while todo:
+        later = todo.pop()
+        if later not in found:
+            found.add(later)
+            todo.extend(later.users)
+    return found
+
+
+def _multiplies(node: fx.Node, layers: Collection[str]) -> bool:
+    if node.op == "call_module":
+        return str(node.target) in layers
+    return node.op == "call_function" and node.target in _PRODUCTS
 
 
 def _drop_dropout(graph_module: fx.GraphModule) -> None:

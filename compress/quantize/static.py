@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from compress.errors import NothingToCompress
 from compress.quantize import fx_backend
 from compress.quantize.fx_backend import StaticRecipe
-from compress.quantize.graph_rules import make_quantizable
+from compress.quantize.graph_rules import last_layers, make_quantizable
 from compress.quantize.layers import layer_table, measure_layers, weighted_layers
 from compress.quantize.overrides import resolve_overrides
 from compress.result import Layer
@@ -64,6 +64,7 @@ def quantize_static(
         narrow_layers=frozenset(
             n for n, module in layers.items() if fx_backend.saturating_depthwise(module)
         ),
+        last_layers=last_layers(model, layers),
         float_layers=frozenset(
             {n for n, (_, precision) in overrides.items() if precision == "fp32"} | unspelt
         ),

@@ -38,6 +38,15 @@ def test_hits_match_a_plain_count(metric: Metric, best: int) -> None:
     assert quality.samples == 40
 
 
+def test_of_equal_answers_the_first_counts_as_argmax_has_it() -> None:
+    """int8 answers are often equal, and a user checks with argmax."""
+    answers = torch.randint(0, 3, (40, 7), generator=torch.Generator().manual_seed(3)).float()
+    expected = float((answers.argmax(1) == LABEL).float().mean())
+    assert measure("top1", answers, LABEL).value == pytest.approx(expected)
+    equal = torch.zeros(40, 7)
+    assert measure("top5", equal, LABEL).value == pytest.approx(float((LABEL < 5).float().mean()))
+
+
 def test_errors_match_their_formulas_over_uneven_batches() -> None:
     target = torch.randn(40, 7)
     assert measure("mse", LOGITS, target).value == pytest.approx(

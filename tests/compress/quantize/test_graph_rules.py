@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from compress.quantize.graph_rules import make_quantizable
+from compress.quantize.graph_rules import last_layers, make_quantizable
 
 
 def rewritten(model: nn.Module, *data: Tensor) -> fx.GraphModule:
@@ -70,3 +70,21 @@ def test_named_padding_becomes_numbers(padding: str) -> None:
         graph_module = rewritten(model, data)
         assert not isinstance(graph_module.get_submodule("0").padding, str)
         assert torch.allclose(graph_module(data), expected, atol=1e-6)
+
+
+def test_last_are_the_layers_that_no_product_follows() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.left, self.right = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+            self.aside = nn.Linear(4, 4)
+            self.weight = nn.Parameter(torch.ones(2, 4))
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = torch.relu(self.stem(x))
+            side = nn.functional.linear(self.aside(x) + x, self.weight)
+            return torch.sigmoid(self.left(x)), self.right(x) + side
+
+    graph_module = fx.symbolic_trace(Heads())
+    layers = {"stem", "left", "right", "aside"}
+    assert last_layers(graph_module, layers) == {"left", "right"}

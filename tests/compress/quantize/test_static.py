@@ -178,3 +178,17 @@ def test_same_padding_is_spelt_out_and_an_even_kernel_stays_float() -> None:
     result = quantize(model, torch.randn(4, 3, 8, 8))
     assert [layer.precision for layer in result.layers] == ["int8", "fp32"]
     assert "even kernel" in str(result.layers[1].reason)
+
+
+def test_the_last_layer_uses_all_steps_where_others_must_not() -> None:
+    data = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    graph_module = fx.symbolic_trace(zoo.mlp())
+    result = quantize_static(
+        graph_module, [data[:2]], [[data]], PtqConfig(observer="minmax"), full_range=False
+    )
+    with torch.no_grad():
+        answers = graph_module(data)
+    calls = [packed_call(result.graph_module.get_submodule(layer.name)) for layer in result.layers]
+    assert calls[-1] is not None
+    span = float(answers.max() - answers.min())
+    assert calls[-1].scale == pytest.approx(span / 255, rel=0.05)
