@@ -42,13 +42,13 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 32, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(32)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(64)
-        self.conv3 = nn.Conv2d(64, 96, 3, padding=1, bias=False)
-        self.norm3 = nn.BatchNorm2d(96)
-        self.hidden = nn.Linear(96 * 4, 128)
+        self.conv1 = nn.Conv2d(1, 64, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 128, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(128)
+        self.conv3 = nn.Conv2d(128, 192, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(192)
+        self.hidden = nn.Linear(192 * 4, 128)
         self.out = nn.Linear(128, 10)
 
     def forward(self, image: Tensor) -> Tensor:
