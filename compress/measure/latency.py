@@ -1,5 +1,8 @@
 """Paired latency: two models in turn, so that the machine's moods hit both alike.
 
+A batch counts by its median call, as the reported p50 does: among calls of microseconds on several
+threads some are a thousand times longer, which says nothing of the model and would rule a mean.
+
 The ratio's confidence interval is a t-interval on the log-ratios of paired batches, around their
 20 % trimmed mean with winsorised variance (Tukey and McLaughlin 1963; Wilcox, "Introduction to
 Robust Estimation", 4.3). A ratio's log is symmetric, where the ratio is not; pairing takes out slow
@@ -13,7 +16,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 from compress.result import Latency, Ratio
 
@@ -57,13 +60,13 @@ def compare_latency(
     while True:
         # who goes first alternates, so that neither always runs on the other's heels
         order = (0, 1) if len(log_ratios) % 2 == 0 else (1, 0)
-        means = [0.0, 0.0]
+        typical = [0.0, 0.0]
         for side in order:
             call = (baseline, candidate)[side]
             batch = _time(call, calls[side])
             times[side].extend(batch)
-            means[side] = sum(batch) / len(batch)
-        log_ratios.append(math.log(means[0] / means[1]))
+            typical[side] = median(batch)
+        log_ratios.append(math.log(typical[0] / typical[1]))
         used = (time.perf_counter() - start) / budget_s
         on_round(min(1.0, used))
         if len(log_ratios) >= _MIN_PAIRS:

@@ -20,6 +20,22 @@ def test_the_ratio_of_known_work_lies_in_a_narrow_interval() -> None:
     assert comparison.baseline.runs >= 12
 
 
+def test_rare_long_calls_do_not_rule_the_ratio() -> None:
+    """One call in fifty waits for another process, and is a hundred times longer."""
+    calls = 0
+
+    def hiccup() -> None:
+        nonlocal calls
+        calls += 1
+        work(20_000)
+        if calls % 50 == 0:
+            time.sleep(0.05)
+
+    comparison = compare_latency(lambda: work(20_000), hiccup, budget_s=2)
+    assert 0.7 < comparison.speedup.value < 1.4
+    assert comparison.candidate.mean > 1.5 * comparison.candidate.p50  # told, not hidden
+
+
 def test_it_stops_at_the_budget_when_noise_never_settles() -> None:
     chance = random.Random(0)
     start = time.perf_counter()
