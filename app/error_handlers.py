@@ -81,6 +81,8 @@ def _say(error: Any) -> str:
         return "This field is required."
     if kind == "union_tag_invalid":
         return f"There is no such method; choose one of {error['ctx']['expected_tags']}."
+    if kind == "predicate_failed":
+        return "Only printable characters, please."
     message = str(error["msg"]).removeprefix("Value error, ").rstrip(".")
     return f"{message[:1].upper()}{message[1:]}."
 
@@ -98,6 +100,11 @@ async def _on_validation_error(_request: Request, error: Exception) -> Response:
             400, "malformed_json", "Bad request", "The body is not well-formed JSON."
         )
     faults = field_errors(errors, error.body)
+    if isinstance(error.body, bytes):  # left unparsed: `curl -d` alone sends a form's type
+        hint = "Send JSON, with the header Content-Type: application/json."
+        return problem_response(
+            422, "invalid_request", "Unprocessable", hint, errors=[FieldError("", hint)]
+        )
     where = ", ".join(fault.pointer or "the body" for fault in faults[:3])
     return problem_response(
         422,

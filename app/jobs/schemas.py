@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
 from app.fields import DatasetId, LabelKey, Labels, ModelId
 from app.responses import PageQuery
@@ -101,12 +108,21 @@ def _full_time(value: Any) -> Any:
     return value
 
 
+def _in_utc(value: datetime | None) -> datetime | None:
+    try:
+        return None if value is None else value.astimezone(UTC)
+    except OverflowError:  # within hours of year 1 or 9999, an offset leads out of the calendar
+        raise ValueError("a time between the years 1 and 9999 in UTC, please") from None
+
+
 class JobQuery(PageQuery):
     """Which jobs."""
 
     status: Status | None = None
     method: Method | None = None
-    created_after: Annotated[AwareDatetime | None, BeforeValidator(_full_time)] = None
+    created_after: Annotated[
+        AwareDatetime | None, BeforeValidator(_full_time), AfterValidator(_in_utc)
+    ] = None
     label: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:.{0,255}$")] = (
         None
     )

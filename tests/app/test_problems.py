@@ -22,6 +22,8 @@ from tests.app.conftest import Key
         ("GET", "/v1/jobs?limit=0", 422, "invalid_request"),
         ("GET", "/v1/jobs?colour=red", 422, "invalid_request"),
         ("GET", "/v1/jobs?status=done", 422, "invalid_request"),
+        ("GET", "/v1/jobs?created_after=9999-12-31T23:59:59-12:00", 422, "invalid_request"),
+        ("GET", "/v1/jobs?created_after=0001-01-01T00:00:00%2B12:00", 422, "invalid_request"),
     ],
 )
 def test_router_and_validation_answer_alike(
@@ -39,6 +41,16 @@ def test_router_and_validation_answer_alike(
 
 def test_405_names_all_methods_of_the_address(client: TestClient) -> None:
     assert client.put("/v1/models").headers["allow"] == "GET, POST"
+
+
+def test_json_without_its_content_type_is_told_what_is_missing(client: TestClient) -> None:
+    answer = client.post(
+        "/v1/jobs",
+        content='{"method": "ptq"}',
+        headers={"Content-Type": "application/x-www-form-urlencoded"},  # as curl -d sends it
+    )
+    assert answer.status_code == 422
+    assert "Content-Type: application/json" in answer.json()["detail"]
 
 
 def test_query_faults_are_pointed_at(client: TestClient) -> None:
