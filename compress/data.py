@@ -19,6 +19,7 @@ from torch import Tensor
 from compress.data_files import read_npz, read_safetensors
 from compress.errors import (
     BadCalibrationData,
+    BadEvaluationData,
     EmptyDataset,
     InvalidDataset,
     LabelMismatch,
@@ -26,6 +27,7 @@ from compress.errors import (
 )
 
 _NUMBERED = re.compile(r"input_(0|[1-9]\d*)")
+_SCAN_ELEMENTS = 1 << 20
 _TORCH_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1", "c8", "c16")
 
 
@@ -83,6 +85,27 @@ class Dataset:
                     f"Array '{name}' is constant: samples 0 to {min(limit, self.samples) - 1} all "
                     f"hold {lowest:g}. Calibrate with real samples."
                 )
+
+    def check_evaluation(self) -> None:
+        """Raise BadEvaluationData at the first NaN; infinite inputs may be masks and may stay."""
+        arrays = dict(zip(self.names, self.inputs, strict=True))
+        if self.label is not None:
+            arrays["label"] = self.label
+        for name, array in arrays.items():
+            if array.dtype.kind != "f":
+                continue
+            step = max(1, _SCAN_ELEMENTS * self.samples // max(array.size, 1))
+            for start in range(0, self.samples, step):
+                part = array[start : start + step].reshape(-1, array[0].size)
+                bad = np.isnan(part).any(1)
+                if name == "label":
+                    bad |= np.isinf(part).any(1)
+                if bad.any():
+                    raise BadEvaluationData(
+                        f"Array '{name}', sample {start + int(bad.argmax())}, holds NaN or "
+                        "infinite values, which nothing can be compared with. Clean or drop that "
+                        "sample."
+                    )
 
 
 def open_dataset(path: Path, scratch: Path) -> Dataset:

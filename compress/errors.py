@@ -15,7 +15,8 @@ CompressError
 │   ├── LabelMismatch         labels do not fit inputs or outputs         label_mismatch
 │   ├── EmptyDataset          no samples                                  empty_dataset
 │   ├── ObjectArrays          pickled objects in an npz                   object_arrays_not_allowed
-│   └── BadCalibrationData    NaN, infinite, constant or too few          bad_calibration_data
+│   ├── BadCalibrationData    NaN, infinite, constant or too few          bad_calibration_data
+│   └── BadEvaluationData     NaN, or figures that are no numbers         bad_evaluation_data
 ├── SpecError           the request is at fault
 │   ├── InvalidSpec           a field has no meaning here                 invalid_spec
 │   ├── InputsUnknown         no dataset and no shapes                    inputs_unknown
@@ -132,6 +133,12 @@ class BadCalibrationData(DataError):
     """Calibration data is NaN, infinite, constant or too small."""
 
     code = "bad_calibration_data"
+
+
+class BadEvaluationData(DataError):
+    """Evaluation data holds NaN, or makes the original answer what no metric can use."""
+
+    code = "bad_evaluation_data"
 
 
 class SpecError(CompressError):

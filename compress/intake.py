@@ -119,6 +119,8 @@ def open_intake(spec: EngineSpec, inputs: Inputs, scratch: Path) -> Intake:
         arguments = check_arguments(model, [one.name for one in inputs.model_inputs])
     if calibration is not None:
         calibration.check_calibration(spec.calibration_samples)
+    if evaluation is not None:
+        evaluation.check_evaluation()
     metric = _metric(spec, model, dtype, evaluation, calibration)
     return Intake(model, dtype, arguments, calibration, evaluation, made_up, metric)
 

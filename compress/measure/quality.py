@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
-from compress.errors import BadOutput, InvalidSpec, LabelMismatch
+from compress.errors import BadEvaluationData, BadOutput, InvalidSpec, LabelMismatch
 from compress.measure.fidelity import has_classes
 from compress.measure.outputs import primary_output
 from compress.result import Quality
@@ -113,8 +114,23 @@ class QualityMeter:
         self._count += hits.shape[0]
 
     def report(self, baseline: Quality | None = None) -> Quality:
-        """Return the metric; with a baseline, also `drop`: positive means worse than it."""
+        """Return the metric; with a baseline, also `drop`: positive means worse than it.
+
+        Raises:
+            BadEvaluationData: The original's error is no finite number, so nothing compares.
+            BadOutput: The artifact's is not, though the original's is.
+        """
         value = self._total / self._count
+        if not math.isfinite(value):
+            if baseline is None:
+                raise BadEvaluationData(
+                    f"On the evaluation data the model's {self.metric} is {value}: its answers or "
+                    "the targets hold NaN or are too large. Clean the data, or use `agreement`."
+                )
+            raise BadOutput(
+                f"The compressed model's {self.metric} is {value}: its answers leave the range of "
+                "its numbers. Use another precision, or keep its largest layers in fp32."
+            )
         drop = None
         if baseline is not None:
             sign = -1.0 if self.metric in _LOWER_IS_BETTER else 1.0

@@ -14,6 +14,7 @@ import torch
 from compress.data import open_dataset
 from compress.errors import (
     BadCalibrationData,
+    BadEvaluationData,
     CompressError,
     EmptyDataset,
     InvalidDataset,
@@ -180,6 +181,22 @@ def test_bad_calibration_samples_are_named(tmp_path: Path) -> None:
     dataset.check_calibration(4)
     with pytest.raises(BadCalibrationData, match="'input', sample 4"):
         dataset.check_calibration(5)
+
+
+def test_nan_in_evaluation_data_is_found_and_an_infinite_mask_is_not(tmp_path: Path) -> None:
+    array = images()
+    array[0, 0, 0, 0] = -np.inf
+    target = np.zeros((len(array), 3), "f4")
+    np.savez(tmp_path / "d.npz", input=array, label=target)
+    open_dataset(tmp_path / "d.npz", tmp_path).check_evaluation()
+    array[4, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "d.npz", input=array)
+    with pytest.raises(BadEvaluationData, match="'input', sample 4"):
+        open_dataset(tmp_path / "d.npz", tmp_path).check_evaluation()
+    target[2, 1] = np.inf
+    np.savez(tmp_path / "d.npz", input=images(), label=target)
+    with pytest.raises(BadEvaluationData, match="'label', sample 2"):
+        open_dataset(tmp_path / "d.npz", tmp_path).check_evaluation()
 
 
 def test_constant_calibration_is_refused_but_one_black_image_is_not(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress import appraisal
 from compress.errors import (
     BadCalibrationData,
+    BadEvaluationData,
     CompressError,
     DeviceUnavailable,
     InputsUnknown,
@@ -25,7 +26,7 @@ from compress.errors import (
 )
 from compress.pipeline import run
 from compress.result import Inputs
-from compress.spec import ConvertConfig, EngineSpec, PtqConfig
+from compress.spec import ConvertConfig, EngineSpec, Method, PtqConfig
 from tests.compress import zoo
 from tests.compress.sinks import Recorder, out_dir
 
@@ -78,6 +79,23 @@ def test_labels_beyond_the_classes_are_found_before_any_work(tmp_path: Path) -> 
     sink = Recorder()
     with pytest.raises(LabelMismatch, match="from 0 to 10"):
         run(EngineSpec(), replace(inputs, evaluation=tmp_path / "e.npz"), sink, out_dir(tmp_path))
+    assert sink.stages == ["load"]
+
+
+@pytest.mark.parametrize("method", ["ptq", "convert"])
+def test_nan_in_evaluation_data_is_blamed_on_the_data_before_any_work(
+    tmp_path: Path, method: Method
+) -> None:
+    inputs = broken(tmp_path, input=GOOD)
+    np.savez(
+        tmp_path / "e.npz", input=np.where(np.arange(8)[:, None, None, None] == 0, np.nan, GOOD)
+    )
+    spec = EngineSpec(method=method, config=PtqConfig() if method == "ptq" else ConvertConfig())
+    if method == "convert":
+        inputs = replace(inputs, calibration=None)
+    sink = Recorder()
+    with pytest.raises(BadEvaluationData, match="'input', sample 0"):
+        run(spec, replace(inputs, evaluation=tmp_path / "e.npz"), sink, out_dir(tmp_path))
     assert sink.stages == ["load"]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.errors import BadOutput, InvalidSpec, LabelMismatch
+from compress.errors import BadEvaluationData, BadOutput, InvalidSpec, LabelMismatch
 from compress.measure.environment import int8_saturates, parse_cpu_info, read_environment
 from compress.measure.fidelity import SQNR_LIMIT_DB, FidelityMeter, NoiseMeter
 from compress.measure.outputs import output_tensors, primary_output, same_structure
@@ -175,3 +175,14 @@ def test_environment_reads_names_and_flags() -> None:
     assert environment.threads == 3
     assert environment.torch == torch.__version__
     assert int8_saturates(environment) == ("avx512_vnni" not in environment.isa)
+
+
+def test_an_error_that_is_no_number_is_refused_with_its_cause() -> None:
+    """JSON has no NaN, and a report with one would compare as nothing."""
+    fine, broken = QualityMeter("mse"), QualityMeter("mse")
+    fine.add(LOGITS, LOGITS + 1, LOGITS)
+    broken.add(LOGITS * math.inf, LOGITS, LOGITS)
+    with pytest.raises(BadEvaluationData, match="mse is"):
+        broken.report()
+    with pytest.raises(BadOutput, match="another precision"):
+        broken.report(fine.report())
