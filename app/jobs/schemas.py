@@ -123,9 +123,10 @@ class JobQuery(PageQuery):
     created_after: Annotated[
         AwareDatetime | None, BeforeValidator(_full_time), AfterValidator(_in_utc)
     ] = None
-    label: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:.{0,255}$")] = (
-        None
-    )
+    label: Annotated[
+        str | None,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}:[^\x00]{0,255}$"),
+    ] = None
     """`key:value`."""
 
 

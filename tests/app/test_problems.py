@@ -22,6 +22,7 @@ from tests.app.conftest import Key
         ("GET", "/v1/jobs?limit=0", 422, "invalid_request"),
         ("GET", "/v1/jobs?colour=red", 422, "invalid_request"),
         ("GET", "/v1/jobs?status=done", 422, "invalid_request"),
+        ("GET", "/v1/jobs?label=run:%00", 422, "invalid_request"),  # PostgreSQL has no NUL
         ("GET", "/v1/jobs?created_after=9999-12-31T23:59:59-12:00", 422, "invalid_request"),
         ("GET", "/v1/jobs?created_after=0001-01-01T00:00:00%2B12:00", 422, "invalid_request"),
     ],
