@@ -11,6 +11,9 @@ from typing import Literal
 
 request_id_var: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_CONTROLS = {
+    code: repr(chr(code))[1:-1] for code in (*range(0x09), *range(0x0A, 0x20), *range(0x7F, 0xA0))
+}
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -38,8 +41,8 @@ class PlainFormatter(logging.Formatter):
         return f"{super().format(record)}{extras}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        # a line break in what a client sent must not look like a line of ours
-        record.message = record.message.replace("\r", "\\r").replace("\n", "\\n")
+        # what a client sent must neither look like a line of ours nor steer a terminal
+        record.message = record.message.translate(_CONTROLS)
         return super().formatMessage(record)
 
 
