@@ -8,11 +8,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.auth import repository
 from app.auth.tables import ApiKey, Project
 from app.db import Database, is_schema_current, migrate, utc_now
 from app.errors import ServiceError
-from app.settings import Settings, get_settings
+from app.settings import InvalidSettings, Settings, get_settings
 
 _ALL = 1_000_000
 
@@ -44,8 +46,14 @@ def main() -> None:
     """Run one command; exit 1 with a sentence on stderr if it cannot be done."""
     try:
         answer = run(sys.argv[1:], get_settings())
-    except (AdminError, ServiceError) as error:
+    except (AdminError, InvalidSettings, ServiceError) as error:
         sys.exit(str(error))
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        reason = str(error).partition("\n")[0]
+        sys.exit(
+            f"The database cannot be used: {reason}. See that it runs and that "
+            "TERSOR_DATABASE_URL is right: postgresql+psycopg://user@host/name, or none for SQLite."
+        )
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

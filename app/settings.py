@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -112,14 +112,44 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> str:
-        return self.broker.url or f"redis+socket://{self.data_dir.resolve() / 'run/broker.sock'}"
+        return self.broker.url or f"redis+socket://{self.data_dir.resolve() / 'broker/broker.sock'}"
 
     @property
     def storage_url(self) -> str:
         return self.storage.url or f"file://{self.data_dir.resolve() / 'blobs'}"
 
 
+class InvalidSettings(Exception):
+    """A variable of the environment holds what its setting cannot be."""
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """Return the process's settings, read once."""
-    return Settings()
+    """Return the process's settings, read once.
+
+    Raises:
+        InvalidSettings: A value is wrong; the message names the variable.
+    """
+    try:
+        settings = Settings()
+        for group in ("database", "broker", "storage", "limits", "worker"):
+            getattr(settings, group)  # all are read now, so that a wrong one is told at the start
+    except ValidationError as error:
+        prefix = _PREFIXES[error.title]
+        fault = error.errors(include_input=False, include_url=False)[0]
+        name = prefix + "_".join(str(step) for step in fault["loc"]).upper()
+        raise InvalidSettings(f"{name} is not valid: {fault['msg']}.") from None
+    return settings
+
+
+_PREFIXES = {
+    group.__name__: str(group.model_config["env_prefix"])
+    for group in (
+        Settings,
+        DatabaseSettings,
+        BrokerSettings,
+        StorageSettings,
+        LimitSettings,
+        WorkerSettings,
+    )
+}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,29 @@ def test_migrate_twice_is_once(tmp_path: Path) -> None:
     for _ in range(2):
         assert run(["migrate"], settings) == {"migrated": True}
     assert run(["bootstrap"], settings)["key"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("TERSOR_DATABASE_URL", "nonsense", "TERSOR_DATABASE_URL is right"),
+        ("TERSOR_DATABASE_URL", "postgresql+nodriver://x", "TERSOR_DATABASE_URL is right"),
+        ("TERSOR_DATABASE_URL", "postgresql+psycopg://u:pass@127.0.0.1:1/x", "See that it runs"),
+        ("TERSOR_LIMIT_UPLOAD_BYTES", "much", "TERSOR_LIMIT_UPLOAD_BYTES is not valid"),
+        ("TERSOR_LOG_FORMAT", "xml", "TERSOR_LOG_FORMAT is not valid"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_and_no_stack(
+    tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app.admin", "migrate"],
+        env={**os.environ, "TERSOR_DATA_DIR": str(tmp_path), name: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert "u:pass" not in done.stderr
