@@ -138,11 +138,24 @@ def _allowed_methods(request: Request) -> set[str]:
 
 
 async def _on_database_error(_request: Request, error: Exception) -> Response:
+    if isinstance(error, OperationalError) and _is_full(error):
+        return error_response(
+            Unavailable(
+                "The database has no room left; nothing was stored. Delete jobs, models or "
+                "datasets, or ask the operator for space, then try again.",
+                code="database_full",
+            )
+        )
     if isinstance(error, OperationalError) and not _can_pass(error):
         raise error
     return error_response(
         Unavailable("The database is busy or away. Try again in a moment.", code="database_busy")
     )
+
+
+def _is_full(error: OperationalError) -> bool:
+    text = str(error.orig).lower()
+    return "disk is full" in text or "no space left" in text  # as SQLite and PostgreSQL say it
 
 
 def _can_pass(error: OperationalError) -> bool:

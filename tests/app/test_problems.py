@@ -6,9 +6,11 @@ import logging
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from app.error_handlers import pointer_to
+from app.state import Services
 from tests.app.conftest import Key
 
 
@@ -73,6 +75,18 @@ def test_an_unexpected_error_tells_the_log_and_not_the_client(
     assert answer.json()["request_id"] == "abc-1"
     assert "secret" not in answer.text
     assert "secret detail" in caplog.text
+
+
+def test_a_full_database_is_told_from_a_busy_one(client: TestClient, services: Services) -> None:
+    engine = services.database.engine
+    event.listen(engine, "connect", lambda raw, _: raw.execute("PRAGMA max_page_count = 1"))
+    engine.dispose()  # SQLite takes that for: not a page more than there are
+    for _ in range(500):
+        answer = client.post("/v1/keys", json={"name": "k" * 200})
+        if answer.status_code != 201:
+            break
+    assert (answer.status_code, answer.json()["code"]) == (503, "database_full")
+    assert client.get("/v1/keys").status_code == 200
 
 
 def test_a_clients_request_id_is_kept_if_it_is_sane(client: TestClient) -> None:
