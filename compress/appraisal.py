@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.intake import Intake, accepts, cast_inputs, refusal
+from compress.intake import Intake, cast_inputs, refusal
 from compress.lift import load_model
 from compress.measure.fidelity import FidelityMeter, noise_fraction
 from compress.measure.latency import Comparison, compare_latency
@@ -92,12 +92,7 @@ def _judged_batches(
             yield batch, None
         return
     limit = None if intake.evaluation is not None else spec.calibration_samples
-    size = spec.calibration_batch_size
-    if not accepts(
-        intake.model, intake.judged.sample(0, min(2, intake.judged.samples)), intake.dtype
-    ):
-        size = 1  # the original takes single samples only
-    yield from intake.judged.batches(size, limit)
+    yield from intake.judged.batches(intake.step(intake.judged, spec), limit)
 
 
 def race(

@@ -80,6 +80,18 @@ class Intake:
         several = [torch.cat([tensor] * 3)[:3] for tensor in dataset.sample(0, 3)]
         return [single, several] if accepts(self.model, several, self.dtype) else [single]
 
+    def step(self, dataset: Dataset, spec: EngineSpec) -> int:
+        """Return the samples per call: as asked for, or 1 where the model takes single ones."""
+        several = dataset.sample(0, min(2, dataset.samples))
+        return spec.calibration_batch_size if accepts(self.model, several, self.dtype) else 1
+
+    def calibration_batches(self, spec: EngineSpec) -> Iterator[list[Tensor]]:
+        """Yield calibration batches of the size and number that the spec asks for."""
+        assert self.calibration is not None  # open_intake has refused a job without
+        step = self.step(self.calibration, spec)
+        for inputs, _ in self.calibration.batches(step, spec.calibration_samples):
+            yield inputs
+
 
 def open_intake(spec: EngineSpec, inputs: Inputs, scratch: Path) -> Intake:
     """Open a job's files and check that they fit.
@@ -285,9 +297,3 @@ def _metric(
                 f"Labels run from {low} to {high}, but the model has classes 0 to {classes - 1}."
             )
     return metric
-
-
-def batches_of(dataset: Dataset, spec: EngineSpec) -> Iterator[list[Tensor]]:
-    """Yield calibration batches of the size and number that the spec asks for."""
-    for inputs, _ in dataset.batches(spec.calibration_batch_size, spec.calibration_samples):
-        yield inputs

@@ -19,7 +19,7 @@ from torch import Tensor
 from compress.appraisal import judge, race, recommend, report_artifact, report_baseline
 from compress.errors import DeviceUnavailable, InvalidSpec, OutOfMemory
 from compress.export.torchscript import export_torchscript
-from compress.intake import Intake, batches_of, open_intake
+from compress.intake import Intake, open_intake
 from compress.lift import Lifted, forward_arguments, lift
 from compress.measure.environment import int8_saturates, read_environment
 from compress.measure.size import size_bytes
@@ -177,7 +177,7 @@ def _compress(
 
     def counted() -> Iterator[list[Tensor]]:
         done = 0
-        for batch in batches_of(dataset, spec):
+        for batch in intake.calibration_batches(spec):
             yield batch
             done += batch[0].shape[0]
             progress.part(done / total, f"calibrating {done}/{total}")

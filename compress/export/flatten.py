@@ -71,9 +71,12 @@ def _call(
 def _literal(node: fx.Node, value: Any) -> float | int | None:
     """Return the number of a scale or zero point that only quantization operators read."""
     quantizing = all(
-        user.target is torch.quantize_per_tensor
-        or str(getattr(user.target, "__module__", "")).startswith("torch._ops.quantized")
-        or "quantized" in str(user.target)
+        (
+            user.target is torch.quantize_per_tensor
+            or str(getattr(user.target, "__module__", "")).startswith("torch._ops.quantized")
+            or "quantized" in str(user.target)
+        )
+        and user.args[0] is not node  # a weight of one element that is itself quantized
         for user in node.users
     )
     if quantizing and isinstance(value, Tensor) and value.numel() == 1:

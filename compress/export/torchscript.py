@@ -160,6 +160,7 @@ def _match_dtypes(model: fx.GraphModule, dtype: torch.dtype, probe: Sequence[Ten
             users = list(node.users)
             with model.graph.inserting_after(node):
                 wide = model.graph.call_method("float", (node,))
+            floats.add(wide)  # the output may be an input as it came
             for user in users:
                 user.replace_input_with(node, wide)
     output = nodes[-1]

@@ -267,23 +267,25 @@ class GraphBuilder:
         """Closes the graph with `output`, drops what nothing uses, and builds the module."""
         self._current(output)
         self.graph.output(self._nodes(output))
-        # all that is emitted is free of side effects
         self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
         used = {
             str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")
         }
-        root: dict[str, Any] = {
-            name: held
-            for name, held in (*self.modules.items(), *self.tensors.items())
-            if name in used
-        }
-        self.modules = {name: held for name, held in self.modules.items() if name in used}
-        constants = {name: held for name, held in self._constants.items() if name in used}
+        held: dict[str, Any] = self.modules | self.tensors
+        root = {name: held[name] for name in held if name in used}
+        self.modules = {name: one for name, one in self.modules.items() if name in used}
+        constants = {name: one for name, one in self._constants.items() if name in used}
+        _check_names(root)
         lifted = fx.GraphModule(root | constants, self.graph)
-        for name, held in constants.items():
-            # not of the original's state, so kept out of state_dict
-            lifted.register_buffer(name, held, persistent=False)
+        for name, value in constants.items():  # not of the original's state_dict
+            lifted.register_buffer(name, value, persistent=False)
         return lifted.eval()
+
+
+def _check_names(root: dict[str, Any]) -> None:
+    for name in (path.partition(".")[0] for path in root):
+        if hasattr(fx.GraphModule, name):
+            raise UnsupportedOperator(f"The name '{name}' is torch.fx's own; rename the attribute.")
 
 
 def _describe(value: Any) -> str:

@@ -79,7 +79,7 @@ class Interpreter:
             outputs = [value.debugName() for value in node.outputs()]
             if len(outputs) == 1:
                 frame[outputs[0]] = result
-            else:
+            elif outputs:  # else it only changed what it was given, as `d[key] = value` does
                 frame.update(zip(outputs, result or (), strict=True))
 
     # The control flow of the example is the control flow of the graph.

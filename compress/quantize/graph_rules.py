@@ -24,9 +24,12 @@ def make_quantizable(graph_module: fx.GraphModule, example_inputs: Sequence[Tens
     """Apply every rule to `graph_module` in place."""
     graph_module.graph.eliminate_dead_code()  # unused `size` checks trip the quantizer's tracing
     _drop_dropout(graph_module)
+    _part_tied_weights(graph_module)
+    _keep_prelu(graph_module)
     _views_to_reshapes(graph_module)
     _spell_out_padding(graph_module)
     _shield_integers(graph_module, example_inputs)
+    _keep_factories(graph_module, example_inputs)
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -67,6 +70,38 @@ def _drop_dropout(graph_module: fx.GraphModule) -> None:
         ):
             node.replace_all_uses_with(node.args[0])
             graph_module.graph.erase_node(node)
+
+
+def _part_tied_weights(graph_module: fx.GraphModule) -> None:
+    """A layer's weight that the graph also reads by itself gets a name outside of the layer.
+
+    The layer's own becomes int8, and moves into a fused module.
+    """
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    for node in graph_module.graph.nodes:
+        path = str(node.target)
+        owner, _, leaf = path.rpartition(".")
+        if node.op != "get_attr" or owner not in called:
+            continue
+        value = getattr(graph_module.get_submodule(owner), leaf)
+        name = f"tied_{path.replace('.', '_')}"
+        while hasattr(graph_module, name) and getattr(graph_module, name) is not value:
+            name += "_"
+        if isinstance(value, nn.Parameter):
+            graph_module.register_parameter(name, value)
+        else:
+            graph_module.register_buffer(name, value)
+        node.target = name
+
+
+class PReLU(nn.PReLU):
+    """Not what the quantizer looks for: the int8 kernel is far off where there is one slope."""
+
+
+def _keep_prelu(graph_module: fx.GraphModule) -> None:
+    for module in graph_module.modules():
+        if type(module) is nn.PReLU:
+            module.__class__ = PReLU
 
 
 def _views_to_reshapes(graph_module: fx.GraphModule) -> None:
@@ -139,3 +174,43 @@ def _shield_integers(graph_module: fx.GraphModule, example_inputs: Sequence[Tens
         operators.run(*example_inputs)
     for node, plain in operators.found.items():
         node.op, node.target = "call_function", plain
+
+
+class _Factories(fx.Interpreter):
+    """Runs the graph once; finds calls that make a tensor of sizes alone, as `zeros([n, 8])`."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.found: list[fx.Node] = []
+        self._tensors: set[fx.Node] = set()
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self._tensors.add(n)
+            if n.op == "call_function" and not self._tensors.intersection(n.all_input_nodes):
+                self.found.append(n)
+        return value
+
+
+def _keep_factories(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
+    """The quantizer traces anew, but factories do not see that their sizes are being traced."""
+    factories = _Factories(graph_module)
+    with torch.no_grad():
+        factories.run(*example_inputs)
+    for node in factories.found:
+        if node.all_input_nodes:
+            node.target = _traceable(node.target)
+
+
+def _traceable(function: Any) -> Any:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        proxies: list[fx.Proxy] = []
+        fx.node.map_aggregate(
+            (args, kwargs), lambda a: proxies.append(a) if isinstance(a, fx.Proxy) else None
+        )
+        if not proxies:
+            return function(*args, **kwargs)
+        return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
+
+    return record

@@ -10,7 +10,7 @@ the file drops in where the old one was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,7 @@ def to_half(graph_module: fx.GraphModule) -> Quantized:
     """
     folded = to_float32(graph_module)
     model = folded.graph_module
+    loose_nodes = _loose_tensors(model)
     table = []
     for layer in folded.layers:
         reason = _halve_layer(model, layer.name)
@@ -60,7 +61,7 @@ def to_half(graph_module: fx.GraphModule) -> Quantized:
             halved = (layer.size_bytes[0], layer.size_bytes[0] // 2)
             layer = replace(layer, precision="fp16", size_bytes=halved)
         table.append(replace(layer, reason=reason))
-    loose = _halve_loose_tensors(model)
+    loose = _halve_loose_tensors(model, loose_nodes)
     if not loose and not any(layer.precision == "fp16" for layer in table):
         raise NothingToCompress("The model holds no weights that can be stored in float16.")
     model.graph.eliminate_dead_code()
@@ -72,8 +73,10 @@ def to_half(graph_module: fx.GraphModule) -> Quantized:
 def _fold_batch_norm(model: fx.GraphModule) -> None:
     calls: dict[str, int] = {}
     for node in model.graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
+        # a weight that is also read by itself must stay as it is
+        name = str(node.target) if node.op == "call_module" else str(node.target).rpartition(".")[0]
+        if node.op in ("call_module", "get_attr"):
+            calls[name] = calls.get(name, 0) + 1
     for node in list(model.graph.nodes):
         if node.op != "call_module" or not isinstance(node.args[0], fx.Node):
             continue
@@ -158,12 +161,26 @@ def _functional(module: nn.Module) -> Callable[[fx.Graph, Any, fx.Node, Any], fx
     return lambda graph, x, weight, bias: graph.call_function(target, (x, weight, bias, *rest))
 
 
-def _halve_loose_tensors(model: fx.GraphModule) -> int:
+def _loose_tensors(model: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes that read a float32 tensor by itself."""
+    return [
+        node
+        for node in model.graph.nodes
+        if node.op == "get_attr" and _tensor(model, str(node.target)).dtype == torch.float32
+    ]
+
+
+def _tensor(model: fx.GraphModule, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    value = getattr(model.get_submodule(owner), name)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def _halve_loose_tensors(model: fx.GraphModule, nodes: Sequence[fx.Node]) -> int:
     """Store tensors that the graph reads by themselves in half, too; return how many."""
     seen: dict[str, bool] = {}
-    for node in list(model.graph.nodes):
-        if node.op != "get_attr":
-            continue
+    for node in nodes:
         path = str(node.target)
         if path not in seen:
             seen[path] = _halve_tensor(model, path)
@@ -179,13 +196,10 @@ def _halve_loose_tensors(model: fx.GraphModule) -> int:
 def _halve_tensor(model: fx.GraphModule, path: str) -> bool:
     owner_path, _, name = path.rpartition(".")
     owner = model.get_submodule(owner_path)
-    value = getattr(owner, name)
-    if (
-        not isinstance(value, Tensor)
-        or value.dtype != torch.float32
-        or value.numel() < _SMALLEST_TENSOR
-        or float(value.abs().max()) > _HALF_MAX
-    ):
+    value = _tensor(model, path)
+    if value.dtype == torch.float16:
+        return True  # with the layer that shares it
+    if value.numel() < _SMALLEST_TENSOR or float(value.abs().max()) > _HALF_MAX:
         return False
     half = value.detach().half()
     if isinstance(value, nn.Parameter):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
-from compress.errors import NothingToCompress
+from compress.errors import NothingToCompress, UnsupportedOperator
 from compress.quantize import fx_backend
 from compress.quantize.fx_backend import StaticRecipe
 from compress.quantize.graph_rules import last_layers, make_quantizable
@@ -76,7 +77,14 @@ def quantize_static(
     on_convert()
     reference = fx_backend.float_reference(prepared)
     converted = fx_backend.convert(prepared)
-    sqnr_db = measure_layers(reference, converted, layers, probes)
+    try:
+        sqnr_db = measure_layers(reference, converted, layers, probes)
+    except NotImplementedError as error:  # torch has no int8 kernel for an operator in between
+        operator = re.search(r"'(aten::\w+)", str(error))
+        raise UnsupportedOperator(
+            f"Quantization led int8 values to {operator[1] if operator else 'an operator'}, which "
+            "takes none; keep the layers before it fp32 with `overrides`, or convert to fp16."
+        ) from error
     table = layer_table(layers, converted, overrides, sqnr_db)
     if not any(layer.precision == "int8" for layer in table):
         raise NothingToCompress(_nothing(table))

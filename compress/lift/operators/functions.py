@@ -171,7 +171,7 @@ def _dropout(builder: GraphBuilder, call: Call) -> Value:
     path = owner.path if is_module else builder.fresh_name("dropout")
     if path not in builder.modules:
         builder.modules[path] = kind(builder.fixed(call["p"])).train(bool(call["train"]))
-    return builder.call_module(path, call["input"])
+    return builder.call_module(path, call.values[0])  # `dropout_` names it otherwise
 
 
 @rule("aten::slice")
