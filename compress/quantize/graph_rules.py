@@ -30,6 +30,7 @@ def make_quantizable(graph_module: fx.GraphModule, example_inputs: Sequence[Tens
     _spell_out_padding(graph_module)
     _shield_integers(graph_module, example_inputs)
     _keep_factories(graph_module, example_inputs)
+    _shield_cats(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -43,6 +44,11 @@ def last_layers(graph_module: fx.GraphModule, layers: Collection[str]) -> frozen
         and str(node.target) in layers
         and not any(_multiplies(later, layers) for later in _descendants(node))
     )
+
+
+def has_bare_products(graph_module: fx.GraphModule) -> bool:
+    """Whether convolutions or linears are called as functions, on weights of no layer."""
+    return any(_multiplies(node, ()) for node in graph_module.graph.nodes)
 
 
 def _descendants(node: fx.Node) -> set[fx.Node]:
@@ -201,6 +207,23 @@ def _keep_factories(graph_module: fx.GraphModule, example_inputs: Sequence[Tenso
     for node in factories.found:
         if node.all_input_nodes:
             node.target = _traceable(node.target)
+
+
+def _shield_cats(graph_module: fx.GraphModule) -> None:
+    """Joining with a made tensor stays float: the quantizer looks for its observer and fails."""
+    observed = observed_targets()
+
+    def is_made(source: Any) -> bool:
+        while isinstance(source, fx.Node):
+            calls = source.op in ("call_function", "call_method")
+            if not calls or source.target in observed or not source.args:
+                return False
+            source = source.args[0]
+        return True
+
+    for node in graph_module.graph.nodes:
+        if node.target is torch.cat and any(is_made(source) for source in node.args[0]):
+            node.target = torch.ops.aten.cat
 
 
 def _traceable(function: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from compress.errors import NothingToCompress, UnsupportedOperator
 from compress.quantize import fx_backend
 from compress.quantize.fx_backend import StaticRecipe
-from compress.quantize.graph_rules import last_layers, make_quantizable
+from compress.quantize.graph_rules import has_bare_products, last_layers, make_quantizable
 from compress.quantize.layers import layer_table, measure_layers, weighted_layers
 from compress.quantize.overrides import resolve_overrides
 from compress.result import Layer
@@ -87,11 +87,16 @@ def quantize_static(
         ) from error
     table = layer_table(layers, converted, overrides, sqnr_db)
     if not any(layer.precision == "int8" for layer in table):
-        raise NothingToCompress(_nothing(table))
+        raise NothingToCompress(_nothing(table, has_bare_products(model)))
     return Quantized(converted, table)
 
 
-def _nothing(table: Sequence[Layer]) -> str:
+def _nothing(table: Sequence[Layer], bare: bool) -> str:
+    if not table and bare:
+        return (
+            "The model's weights belong to no layer: it was frozen, or is a single layer saved by "
+            "itself. Save it without torch.jit.freeze, or inside another module."
+        )
     if not table:
         return "The model has no layer with weights, so there is nothing to quantize."
     reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in table[:5])

@@ -87,6 +87,19 @@ class Filled(nn.Module):
         return y + torch.zeros(x.size(0), 8) + torch.ones([x.size(0), 1])  # type: ignore[no-any-return]
 
 
+class Joined(nn.Module):
+    """Joins an activation with a tensor that is made on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 8), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        y = torch.cat([y, torch.zeros(x.size(0), 2), torch.ones(x.size(0), 1).expand(-1, 6)], 1)
+        return self.last(y)  # type: ignore[no-any-return]
+
+
 class DropsInPlace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +156,7 @@ def samples() -> Tensor:
 
 @pytest.mark.parametrize(
     "model",
-    [Tied, TiedNorm, SingleSample, Gated, Rectified, Filled, DropsInPlace, Echo, Entered],
+    [Tied, TiedNorm, SingleSample, Gated, Rectified, Filled, Joined, DropsInPlace, Echo, Entered],
 )
 @pytest.mark.parametrize(
     ("config", "floor_db"),

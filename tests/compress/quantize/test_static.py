@@ -192,3 +192,16 @@ def test_the_last_layer_uses_all_steps_where_others_must_not() -> None:
     assert calls[-1] is not None
     span = float(answers.max() - answers.min())
     assert calls[-1].scale == pytest.approx(span / 255, rel=0.05)
+
+
+def test_weights_that_belong_to_no_layer_are_told_of() -> None:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(x, self.kernel)
+
+    with pytest.raises(NothingToCompress, match=r"without torch\.jit\.freeze"):
+        quantize(Bare(), torch.randn(4, 4))
