@@ -20,6 +20,8 @@ import pytest
 from tests.app import samples
 from tests.app.server import Server, admin, environment, serve, wait_until
 
+pytestmark = pytest.mark.slow  # each starts a server process of its own
+
 BOUNDARY = b"tersor-test"
 
 
