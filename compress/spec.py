@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le, Len, Predicate
+from annotated_types import Ge, Le, Len, Predicate
 
 Format = Literal["torchscript"]
 Backend = Literal["x86", "x86_vnni"]
@@ -115,13 +115,3 @@ class EngineSpec:
     seed: int = 0
     threads: int = 1
     max_accuracy_drop: float = 0.01
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreflightSpec:
-    """What a preflight asks: can this job run, and what would it compress?"""
-
-    job: EngineSpec
-
-
-Positive = Annotated[int, Gt(0)]
