@@ -104,10 +104,17 @@ def wake(session: Session, job_id: str, queue_name: QueueName) -> None:
 def create_database_engine(settings: Settings) -> Engine:
     """Return the engine for the settings' URL; SQLite runs in WAL with durable commits."""
     url = make_url(settings.database_url)
-    if url.get_backend_name() != "sqlite":
-        return create_engine(
-            url, pool_size=settings.database.pool_size, max_overflow=30, pool_pre_ping=True
-        )
+    if url.get_backend_name() == "sqlite":
+        return _create_sqlite_engine(url, settings)
+    engine = create_engine(
+        url, pool_size=settings.database.pool_size, max_overflow=30, pool_pre_ping=True
+    )
+    if url.get_backend_name() == "postgresql":
+        _limit_waiting(engine, settings.database.busy_timeout_s)
+    return engine
+
+
+def _create_sqlite_engine(url: URL, settings: Settings) -> Engine:
     _create_parent(url)
     engine = create_engine(
         url,
@@ -132,6 +139,23 @@ def create_database_engine(settings: Settings) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _limit_waiting(engine: Engine, timeout_s: float) -> None:
+    """Let PostgreSQL end what would wait, or keep others waiting, without end.
+
+    A process that is frozen in mid-transaction keeps its locks for as long as its connection
+    lives, which the kernel keeps up for it.
+    """
+    timeout_ms = max(1, round(timeout_s * 1000))  # 0 would mean no limit at all
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # said by SET: as options of the connection PgBouncer refuses them
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET lock_timeout = {timeout_ms}")
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {timeout_ms}")
+        connection.commit()  # a rollback would take them back
 
 
 def migrate(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -21,6 +21,14 @@ _ROUTER = {
     400: ("bad_request", "Bad request", "The body could not be read."),
 }
 
+_PASSING = frozenset(
+    {
+        "55P03",  # PostgreSQL's lock_not_available: another transaction took its time
+        "40P01",  # deadlock_detected: ours was the one given up
+        "25P03",  # idle_in_transaction_session_timeout: we were frozen in between
+    }
+)
+
 
 def install(app: FastAPI) -> None:
     """Register the handlers."""
@@ -29,6 +37,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(OperationalError, _on_database_error)
     app.add_exception_handler(InterfaceError, _on_database_error)
+    app.add_exception_handler(InternalError, _on_database_error)
     app.add_exception_handler(PoolTimeout, _on_database_error)
 
 
@@ -146,7 +155,7 @@ async def _on_database_error(_request: Request, error: Exception) -> Response:
                 code="database_full",
             )
         )
-    if isinstance(error, OperationalError) and not _can_pass(error):
+    if isinstance(error, OperationalError | InternalError) and not _can_pass(error):
         raise error
     return error_response(
         Unavailable("The database is busy or away. Try again in a moment.", code="database_busy")
@@ -158,10 +167,11 @@ def _is_full(error: OperationalError) -> bool:
     return "disk is full" in text or "no space left" in text  # as SQLite and PostgreSQL say it
 
 
-def _can_pass(error: OperationalError) -> bool:
+def _can_pass(error: DBAPIError) -> bool:
     text = str(error.orig).lower()
     return (
         error.connection_invalidated
+        or getattr(error.orig, "sqlstate", None) in _PASSING
         or "locked" in text
         or "busy" in text
         or "connect" in text

@@ -19,7 +19,7 @@ class DatabaseSettings(BaseSettings):
     url: str | None = None
     """SQLAlchemy URL; default: SQLite in the data folder. `postgresql+psycopg://…` to scale out."""
     busy_timeout_s: float = 20.0
-    """How long a write waits for another one (SQLite)."""
+    """How long a write waits for another one; PostgreSQL ends a transaction idle for so long."""
     pool_size: int = 10
 
 

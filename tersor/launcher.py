@@ -92,12 +92,9 @@ def _run(
             say(_screen(url, data_dir, credentials))
         while not stopping:
             for process in processes:
-                status = process.watch()
-                if status is not None:
-                    say(
-                        f"{process.name} exited ({_describe(status)}), restarting; "
-                        f"see {process.log_path}"
-                    )
+                end = process.watch()
+                if end is not None:
+                    say(f"{process.name} exited ({end}), restarting; see {process.log_path}")
             time.sleep(0.2)
         say("stopping …")
         return 0
@@ -157,11 +154,10 @@ def _wait_until_ready(processes: list[Watched], url: str, stopping: list[int]) -
     with httpx.Client(timeout=5.0, trust_env=False) as client:
         while not stopping:
             for process in processes:
-                status = process.watch()
-                if status is not None and process.quick_exits >= 3:
+                end = process.watch()
+                if end is not None and process.quick_exits >= 3:
                     raise LaunchError(
-                        f"{process.name} does not start ({_describe(status)}):\n"
-                        f"{process.last_lines()}"
+                        f"{process.name} does not start ({end}):\n{process.last_lines()}"
                     )
             try:
                 answer = client.get(f"{url}/readyz")
@@ -193,7 +189,3 @@ def _screen(url: str, data_dir: Path, credentials: Path | None) -> str:
             "",
         )
     )
-
-
-def _describe(status: int) -> str:
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

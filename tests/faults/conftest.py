@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any
             return value
         time.sleep(0.02)
     raise AssertionError(f"not within {timeout_s} s: {what}")
+
+
+def process_state(pid: int) -> str:
+    """Return the letter that the kernel gives the process's state."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 class Broker:
@@ -129,6 +135,19 @@ class Farm:
         os.kill(pid, number)
         process.wait(10)
         return time.monotonic() - began
+
+    def freeze(self, pid: int) -> None:
+        """Stop a worker by SIGSTOP, but not in mid-write: SQLite would stay locked for everyone."""
+
+        def is_frozen() -> bool:
+            os.kill(pid, signal.SIGSTOP)
+            wait_until(lambda: process_state(pid) == "T", 5, "the worker stops")
+            if self._can_write():
+                return True
+            os.kill(pid, signal.SIGCONT)
+            return False
+
+        wait_until(is_frozen, 20, "the worker stops outside a write")
 
     def submit(self, size: str = "quick", **values: Any) -> str:
         """Add a job and send its message.
@@ -239,6 +258,18 @@ class Farm:
                 process.wait()
         self.publisher.close()
         self.database.close()
+
+    def _can_write(self) -> bool:
+        url = self.database.engine.url
+        if url.get_backend_name() != "sqlite":
+            return True  # there a lock is one row's, and its owner can lose it
+        with closing(sqlite3.connect(str(url.database), 0.2, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.execute("ROLLBACK")
+            return True
 
     def _id(self, name: str) -> str:
         if name not in self._ids:

@@ -46,12 +46,12 @@ def test_a_killed_workers_job_goes_on_at_once_elsewhere(farm: Farm) -> None:
 
 
 def test_a_worker_that_wakes_after_its_lease_changes_nothing(farm: Farm) -> None:
-    sleeper = farm.start_worker(lease_s=1.5)
+    sleeper = farm.start_worker(lease_s=3, heartbeat_s=0.5)
     job_id = farm.submit("slow")
     farm.wait_running(job_id)
-    os.kill(sleeper, signal.SIGSTOP)
-    farm.start_worker(lease_s=1.5)
-    wait_until(lambda: farm.job(job_id).fence == 2, 20, "the other takes over")
+    farm.freeze(sleeper)
+    farm.start_worker(lease_s=3, heartbeat_s=0.5)
+    wait_until(lambda: farm.job(job_id).fence == 2, 30, "the other takes over")
     os.kill(sleeper, signal.SIGCONT)
     farm.wait_for(job_id, "succeeded")
     time.sleep(1)

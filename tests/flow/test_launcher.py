@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -32,12 +34,12 @@ def _zombie(pid: int) -> bool:
         return True
 
 
-def eventually(holds: Callable[[], bool], timeout_s: float = 20.0) -> bool:
+def eventually(holds: Callable[[], bool], timeout_s: float = 20.0, every_s: float = 0.05) -> bool:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if holds():
             return True
-        time.sleep(0.05)
+        time.sleep(every_s)
     return holds()
 
 
@@ -121,6 +123,45 @@ def test_restarts_a_part_that_is_killed(service: Service, part: str) -> None:
     assert before
     os.kill(before[0], signal.SIGKILL)
     assert eventually(lambda: before[0] not in find() and len(find()) >= len(before))
+    assert eventually(lambda: ready(service))
+
+
+def freeze_in_mid_write(pid: int, database: Path) -> bool:
+    """Send SIGSTOP until it meets the process while that holds the database's lock."""
+
+    def is_met() -> bool:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            time.sleep(0.1)  # another process's write would be over by now
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        connection.execute("ROLLBACK")
+        os.kill(pid, signal.SIGCONT)
+        return False
+
+    with closing(sqlite3.connect(database, 0, isolation_level=None)) as connection:
+        return eventually(is_met, 60, every_s=0.002)
+
+
+def test_a_part_that_is_frozen_in_mid_write_does_not_hold_the_service(service: Service) -> None:
+    def workers() -> list[int]:
+        return [
+            pid
+            for pid, command in service.descendants().items()
+            if "-m workers --queues cpu" in command
+        ]
+
+    (frozen,) = workers()
+    assert freeze_in_mid_write(frozen, service.data_dir / "tersor.db")
+    assert eventually(lambda: workers() != [frozen] and len(workers()) == 1)
+    with service.client() as client:
+        assert client.post("/v1/keys", json={"name": "written"}).status_code == 201
+    said = (service.data_dir.parent / f"{service.data_dir.name}.out").read_text()
+    assert said.count("worker-cpu exited (killed, since it had been stopped for 3 s)") == 1
     assert eventually(lambda: ready(service))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from app.db import Database, utc_now
 from app.jobs.tables import Job, JobDataset, WorkerSeen
@@ -154,11 +154,33 @@ def test_after_being_held_up_itself_the_sweeper_gives_owners_time_to_renew(
     sweeper = make_sweeper(settings, database, store)
     sweeper.sweep()  # it does not know how long it was away
     assert get_job(database, job_id).status == "running"
-    sweeper._last_sweep = time.monotonic() - 100  # the machine slept
+    assert sweeper._expiries._looked_at is not None
+    sweeper._expiries._looked_at -= timedelta(seconds=100)  # the machine slept
     sweeper.sweep()
     assert get_job(database, job_id).status == "running"
     sweeper.sweep()
     assert get_job(database, job_id).status == "queued"
+
+
+def test_a_row_that_a_frozen_worker_holds_does_not_hold_up_the_others(
+    settings: Settings, database: Database, sweeper: Sweeper
+) -> None:
+    if database.engine.dialect.name == "sqlite":
+        pytest.skip("on SQLite a write locks the whole database")
+    held = run_under(database, "other-host/1/2/3", -1)
+    other = run_under(database, "other-host/1/2/4", -1)
+    settings.database.busy_timeout_s = 0.5
+    frozen = Database(settings)  # as a worker would be that got SIGSTOP in mid-write
+    with pytest.raises(DBAPIError), frozen.write() as session:  # noqa: PT012
+        session.get_one(Job, held, with_for_update=True)
+        sweeper.sweep()
+        assert get_job(database, held).status == "running"
+        assert get_job(database, other).status == "queued"
+        time.sleep(1)  # PostgreSQL takes the lock from it
+        sweeper.sweep()
+        assert get_job(database, held).status == "queued"
+        session.execute(select(1))
+    frozen.close()
 
 
 def test_folders_of_ended_attempts_are_removed_and_running_ones_kept(
