@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Len, Predicate
@@ -25,6 +26,8 @@ LayerPrecision = Literal["int8", "fp32"]
 
 # control characters and lone surrogates go into no database, file or terminal
 Text = Annotated[str, Len(1, 200), Predicate(str.isprintable)]
+
+Number = bool | Annotated[int, Ge(-(2**63)), Le(2**63 - 1)] | Annotated[float, Predicate(isfinite)]
 
 # pydantic reads this attribute from a plain dataclass; the engine itself needs no pydantic.
 _CONFIG: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -74,13 +77,16 @@ class TensorSpec:
     __pydantic_config__: ClassVar[Any] = _CONFIG
 
     name: Text
-    """Name of the argument."""
+    """Name of the argument; `.` and a key behind it for what lies inside a tuple, list or dict."""
     dtype: Literal[
         "float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"
     ] = "float32"
     """Element type."""
     shape: Annotated[tuple[Annotated[int, Ge(1), Le(2**31)] | Text, ...], Len(0, 16)] = ()
     """Axis lengths; a name such as `batch` marks an axis that varies."""
+    value: Number | None = None
+    """For an argument that is a Python number: which; its `shape` is []. Elsewhere, what every
+    element is."""
 
 
 @dataclass(frozen=True, kw_only=True)
