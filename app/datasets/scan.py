@@ -7,7 +7,6 @@ nothing. Checksums of an npz are read through.
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from app.archives import open_archive, read_entry
 from app.datasets.facts import ArrayFacts, refuse_array, unsupported_dtype
 from app.datasets.npy import read_npy_header
 from app.errors import Unprocessable
+from compress.spec.names import Misfit, order_names, read_name
 
 MAX_SAFETENSORS_HEADER_BYTES = 16 * 2**20
-_INPUT = re.compile(r"input(?:_(0|[1-9]\d{0,3}))?")
 _SAFETENSORS_DTYPES = {
     "F64": ("float64", 8), "F32": ("float32", 4), "F16": ("float16", 2), "I64": ("int64", 8),
     "I32": ("int32", 4), "I16": ("int16", 2), "I8": ("int8", 1), "U8": ("uint8", 1),
@@ -188,12 +187,13 @@ def _check_unique(names: list[str]) -> None:
 
 
 def _check_name(name: str) -> None:
-    if name != "label" and _INPUT.fullmatch(name) is None:
+    if name != "label" and read_name(name) is None:
         raise refuse_array(
             "unknown_array",
             name,
             f"There is an array named {name!a}. Name the arrays `input`, or `input_0`, `input_1` "
-            "… in the order of forward's arguments, and `label`; leave others out.",
+            "… in the order of forward's arguments (`input_1.KEY` for a part of a tuple, list or "
+            "dict), and `label`; leave others out.",
         )
 
 
@@ -212,23 +212,14 @@ def _order(arrays: list[ArrayFacts]) -> list[ArrayFacts]:
     inputs = [name for name in by_name if name != "label"]
     if not inputs:
         raise Unprocessable(f"The file holds no array named `input`. {_HOW}", code="empty_dataset")
-    if "input" in by_name and len(inputs) > 1:
-        raise refuse_array(
-            "duplicate_array",
-            "input",
-            "There is `input` and also `input_0` or the like: use one or the other.",
-        )
-    expected = ["input"] if "input" in by_name else [f"input_{i}" for i in range(len(inputs))]
-    for name in expected:
-        if name not in by_name:
-            raise refuse_array(
-                "unknown_array",
-                name,
-                f"{len(inputs)} inputs must be named input_0 to input_{len(inputs) - 1}; "
-                f"{name} is not there.",
-            )
+    try:
+        ordered = order_names(inputs)
+    except Misfit as misfit:
+        if not misfit.name:
+            raise Unprocessable(misfit.detail, code=misfit.code) from misfit
+        raise refuse_array(misfit.code, misfit.name, misfit.detail) from misfit
     labels = [by_name["label"]] if "label" in by_name else []
-    return [*(by_name[name] for name in expected), *labels]
+    return [*(by_name[name] for name in ordered), *labels]
 
 
 def _check_lengths(arrays: list[ArrayFacts]) -> int:

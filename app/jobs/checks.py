@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -15,8 +15,9 @@ from app.models.repository import find_model
 from app.models.tables import Model
 from app.settings import LimitSettings
 from app.system.repository import list_devices, list_live_workers
-
-_TENSORS = frozenset({"Tensor", "Optional[Tensor]"})
+from compress.spec.arguments import ForwardArgument, bind_arrays, check_number, check_signature
+from compress.spec.declared import read_declared
+from compress.spec.names import Misfit, Place, read_name
 
 
 def check_job(
@@ -42,9 +43,9 @@ def check_job(
             raise refuse("dataset_not_found", pointer, "There is no such dataset.")
         datasets[role] = dataset
     _check_inputs_known(request, method, model)
-    _check_signature(model)
+    arguments = _read_signature(model)
     for role, dataset in datasets.items():
-        _check_arrays(model, dataset, f"/{role}/dataset_id")
+        _check_arrays(model, arguments, dataset, f"/{role}/dataset_id")
     _check_labels(request, datasets)
     _check_device(session, request)
     return {role: dataset.id for role, dataset in datasets.items()}
@@ -79,50 +80,36 @@ def _check_inputs_known(request: JobFields, method: str, model: Model) -> None:
         )
 
 
-def _check_signature(model: Model) -> None:
-    for argument in model.arguments:
-        if argument["type"] not in _TENSORS and not argument["has_default"]:
-            raise refuse(
-                "bad_signature",
-                "/model_id",
-                f"forward's argument {argument['name']} is a {argument['type']}; only tensors can "
-                "be given. Wrap the model so that forward takes tensors alone.",
-            )
-    if not model.arguments:
-        raise refuse(
-            "bad_signature",
-            "/model_id",
-            "The model's forward takes no input, so there is nothing to run it on.",
-        )
+def _read_signature(model: Model) -> list[ForwardArgument]:
+    arguments = [ForwardArgument(**argument) for argument in model.arguments]
+    try:
+        check_signature(arguments)
+    except Misfit as misfit:
+        raise refuse(misfit.code, "/model_id", misfit.detail) from misfit
+    return arguments
 
 
-def _check_arrays(model: Model, dataset: Dataset, pointer: str) -> None:
-    arrays = [array for array in dataset.arrays if array["name"] != "label"]
-    names = [argument["name"] for argument in model.arguments]
-    required = sum(not argument["has_default"] for argument in model.arguments)
-    if not required <= len(arrays) <= len(names):
-        raise refuse(
-            "shape_mismatch",
-            pointer,
-            f"forward takes ({', '.join(names)}), {required} of them required; the dataset has "
-            f"{len(arrays)} input array{'s' if len(arrays) != 1 else ''} "
-            f"({', '.join(array['name'] for array in arrays)}).",
-        )
-    for array, argument in zip(arrays, model.arguments, strict=False):
-        if argument["type"] not in _TENSORS:
-            raise refuse(
-                "bad_signature",
-                pointer,
-                f"{array['name']} would be forward's argument {argument['name']}, which is a "
-                f"{argument['type']} and no tensor.",
-            )
-    for array, declared in zip(arrays, model.inputs or [], strict=False):
-        if not _fits(array["shape"], declared):
+def _check_arrays(
+    model: Model, arguments: Sequence[ForwardArgument], dataset: Dataset, pointer: str
+) -> None:
+    arrays = {array["name"]: array for array in dataset.arrays if array["name"] != "label"}
+    try:
+        layout = bind_arrays(arguments, list(arrays))
+        for slot in layout.slots:
+            check_number(slot, arrays[slot.name]["dtype"], arrays[slot.name]["shape"])
+    except Misfit as misfit:
+        raise refuse(misfit.code, pointer, misfit.detail) from misfit
+    declared: dict[Place | None, Any] = {
+        read_declared(arguments, each["name"]): each for each in model.inputs or []
+    }
+    for slot in layout.slots:
+        wanted, array = declared.get(read_name(slot.name)), arrays[slot.name]
+        if slot.type == "Tensor" and wanted and not _fits(array["shape"], wanted):
             raise refuse(
                 "shape_mismatch",
                 pointer,
-                f"{array['name']} has the shape {array['shape']}; the model's input "
-                f"{declared['name']} was declared as {declared['shape']}.",
+                f"{slot.name} has the shape {array['shape']}; the model's input "
+                f"{wanted['name']} was declared as {wanted['shape']}.",
             )
 
 

@@ -6,22 +6,27 @@ what it is instead and how to make one.
 
 from __future__ import annotations
 
-import ast
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from app.archives import open_archive, read_entry
 from app.errors import Unprocessable
+from app.models.code import (
+    ModuleClass,
+    bad_code,
+    count_operators,
+    list_arguments,
+    parse,
+    read_classes,
+)
 from app.models.pickled import Instance, as_tensor, read_objects
-from app.syntax import parse_source
 
 MAX_CODE_BYTES = 2 * 2**20
 MAX_OPERATORS = 5000  # distinct ones; torch has some 3000
-MAX_TYPE_CHARACTERS = 500
 MAX_PACKED_BYTES = 64 * 2**20
 _ZIP = b"PK\x03\x04"
 _EMPTY_ZIP = b"PK\x05\x06"
@@ -36,7 +41,8 @@ class ModelFacts:
     """What a scan found out.
 
     Attributes:
-        arguments: Of forward, without self: `[{name, type, has_default}]`.
+        arguments: Of forward, without self: `[{name, type, has_default}]`, and `fields` where the
+            type holds named tuples: `{full name: {field: type}}`.
         operators: Operator name, as `aten::conv2d`, to its number of calls in the code.
         parameters: Elements of all parameters, shared ones once; buffers do not count.
     """
@@ -71,30 +77,22 @@ def scan_model(path: Path) -> ModelFacts:
                 pickled = content
             elif keep:
                 sources[info.filename.removeprefix(f"{root}/code/")] = content
-    classes: dict[str, _Class] = {}
+    classes: dict[str, ModuleClass] = {}
     operators: Counter[str] = Counter()
     for name, source in sources.items():  # one tree at a time: they are far larger than the code
-        tree = _parse(name, source)
-        classes |= _read_classes(name, tree)
-        operators += _count_operators(tree)
+        tree = parse(name, source)
+        classes |= read_classes(name, tree)
+        operators += count_operators(tree)
         if len(operators) > MAX_OPERATORS:
-            raise _bad_code(name)
+            raise bad_code(name)
     top = read_objects(pickled)
     if not isinstance(top, Instance):
         raise _not_torchscript("Its data.pkl holds no module.")
     return ModelFacts(
-        arguments=_list_arguments(classes.get(top.cls)),
+        arguments=list_arguments(classes.get(top.cls), classes),
         operators=dict(sorted(operators.items())),
         parameters=_count_parameters(top, classes),
     )
-
-
-@dataclass(frozen=True)
-class _Class:
-    """What a scan keeps of a class: names of its parameters, and what its forward takes."""
-
-    parameters: frozenset[str]
-    forward: ast.arguments | None
 
 
 def _check_start(path: Path) -> None:
@@ -164,99 +162,7 @@ def _check_sizes(infos: list[zipfile.ZipInfo], root: str) -> None:
         )
 
 
-def _parse(name: str, source: bytes) -> ast.Module:
-    try:
-        return parse_source(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise _bad_code(name) from error
-
-
-def _bad_code(name: str) -> Unprocessable:
-    return Unprocessable(
-        f"The code of the model ({name!a}) is not as torch.jit writes it; export the model again.",
-        code="bad_code",
-    )
-
-
-def _read_classes(name: str, tree: ast.Module) -> dict[str, _Class]:
-    """Return classes by full name: `__torch__/zoo.py` holds `__torch__.zoo.Net`."""
-    module = ".".join(PurePosixPath(name).with_suffix("").parts)
-    return {
-        f"{module}.{node.name}": _Class(_read_parameter_names(node), _find_forward(node))
-        for node in tree.body
-        if isinstance(node, ast.ClassDef)
-    }
-
-
-def _find_forward(node: ast.ClassDef) -> ast.arguments | None:
-    for statement in node.body:
-        if isinstance(statement, ast.FunctionDef) and statement.name == "forward":
-            return statement.args
-    return None
-
-
-def _list_arguments(top: _Class | None) -> list[dict[str, Any]]:
-    if top is None or top.forward is None:
-        raise Unprocessable(
-            "The model has no forward method, so it cannot be run. Export a module whose forward "
-            "takes the inputs.",
-            code="bad_signature",
-        )
-    given = top.forward
-    if given.vararg or given.kwarg or given.kwonlyargs:
-        raise Unprocessable(
-            "The model's forward takes *args, **kwargs or keyword-only arguments; give each input "
-            "an argument of its own.",
-            code="bad_signature",
-        )
-    arguments = [*given.posonlyargs, *given.args][1:]
-    required = len(arguments) - len(given.defaults)
-    return [
-        {
-            "name": argument.arg,
-            "type": _show_type(argument.annotation),
-            "has_default": index >= required,
-        }
-        for index, argument in enumerate(arguments)
-    ]
-
-
-def _show_type(annotation: ast.expr | None) -> str:
-    if annotation is None:
-        return "Tensor"
-    try:
-        text = ast.unparse(annotation)
-    except RecursionError as error:
-        raise _bad_code("forward") from error
-    if len(text) > MAX_TYPE_CHARACTERS:
-        raise _bad_code("forward")
-    return text
-
-
-def _count_operators(tree: ast.Module) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (name := _operator_name(node.func)):
-            counts[name] += 1
-    return counts
-
-
-def _operator_name(function: ast.expr) -> str | None:
-    if not isinstance(function, ast.Attribute):
-        return None
-    owner = function.value
-    if isinstance(owner, ast.Name) and owner.id == "torch":
-        return f"aten::{function.attr}"
-    if (
-        isinstance(owner, ast.Attribute)
-        and isinstance(owner.value, ast.Name)
-        and owner.value.id == "ops"
-    ):
-        return f"{owner.attr}::{function.attr}"
-    return None
-
-
-def _count_parameters(top: Instance, classes: dict[str, _Class]) -> int:
+def _count_parameters(top: Instance, classes: dict[str, ModuleClass]) -> int:
     tensors = set()
     seen: set[int] = set()
     waiting = [top]
@@ -272,19 +178,3 @@ def _count_parameters(top: Instance, classes: dict[str, _Class]) -> int:
             elif known and name in known.parameters and (tensor := as_tensor(value)):
                 tensors.add(tensor)
     return sum(prod(tensor.shape) for tensor in tensors)
-
-
-def _read_parameter_names(node: ast.ClassDef) -> frozenset[str]:
-    for statement in node.body:
-        if (
-            isinstance(statement, ast.Assign)
-            and isinstance(statement.targets[0], ast.Name)
-            and statement.targets[0].id == "__parameters__"
-            and isinstance(statement.value, ast.List)
-        ):
-            return frozenset(
-                item.value
-                for item in statement.value.elts
-                if isinstance(item, ast.Constant) and isinstance(item.value, str)
-            )
-    return frozenset()

@@ -27,9 +27,14 @@ class ModelFromArtifact(BaseModel):
 class Argument(BaseModel):
     """One argument of forward."""
 
+    model_config = {"use_attribute_docstrings": True}
+
     name: str
     type: str
+    """As TorchScript prints it."""
     has_default: bool
+    fields: dict[str, dict[str, str]] = {}
+    """Of each named tuple in `type`: field to type."""
 
 
 class ModelView(BaseModel):
@@ -44,7 +49,7 @@ class ModelView(BaseModel):
     sha256: str
     status: Literal["ready", "rejected"]
     inputs: list[dict[str, Any]] | None
-    """As declared at upload: `[{name, dtype, shape}]`."""
+    """As declared at upload: `[{name, dtype, shape, value}]`."""
     arguments: list[Argument]
     """Of forward, read from its code."""
     operators: dict[str, int]

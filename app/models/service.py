@@ -21,6 +21,9 @@ from app.storage import BlobStore, StagedBlob
 from app.storage_repository import release_content
 from app.uploads import LabelsField, NameField, check_digest, keep_content, read_field
 from compress.spec import TensorSpec
+from compress.spec.arguments import ForwardArgument
+from compress.spec.declared import bind_declared
+from compress.spec.names import Misfit
 
 FIELDS = frozenset({"name", "inputs", "labels", "sha256"})
 
@@ -99,15 +102,16 @@ def check_inputs(inputs: list[TensorSpec], arguments: list[dict[str, Any]]) -> N
     Raises:
         Unprocessable: `bad_signature`.
     """
-    names = [argument["name"] for argument in arguments]
-    required = [argument["name"] for argument in arguments if not argument["has_default"]]
-    declared = [each.name for each in inputs]
-    if declared != names[: len(declared)] or len(declared) < len(required):
+    try:
+        bind_declared([ForwardArgument(**argument) for argument in arguments], inputs)
+    except Misfit as misfit:
         detail = (
-            f"forward takes ({', '.join(names)}); declare its inputs in that order, by these "
-            f"names, and none of {', '.join(required) or 'them'} left out."
+            f"{misfit.detail} Declare inputs by the names of forward's arguments: "
+            f"{', '.join(argument['name'] for argument in arguments) or 'it takes none'}."
         )
-        raise Unprocessable(detail, code="bad_signature", errors=[FieldError("/inputs", detail)])
+        raise Unprocessable(
+            detail, code="bad_signature", errors=[FieldError("/inputs", detail)]
+        ) from misfit
 
 
 def _add(

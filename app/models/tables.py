@@ -24,9 +24,9 @@ class Model(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     inputs: Mapped[list[Any] | None]
-    """Declared at upload: `[{name, dtype, shape}]`."""
+    """Declared at upload: `[{name, dtype, shape, value}]`."""
     arguments: Mapped[list[Any]]
-    """Of forward, read from its code: `[{name, type, has_default}]`."""
+    """Of forward, read from its code: `[{name, type, has_default, fields}]`."""
     operators: Mapped[dict[str, Any]]
     """Operator name to number of calls in the code."""
     parameters: Mapped[int] = mapped_column(BigInteger)

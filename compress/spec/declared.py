@@ -18,19 +18,23 @@ def bind_declared(arguments: Sequence[ForwardArgument], inputs: Sequence[TensorS
     Raises:
         Misfit: As `bind_arrays`; also for a value that its argument does not take.
     """
-    labels = [argument.name for argument in arguments]
     places: dict[str, Place] = {}
     for declared in inputs:
-        head, *path = declared.name.split(".")
-        place = Place(labels.index(head) if head in labels else len(labels), tuple(path))
         if declared.name in places:
             raise Misfit("duplicate_array", f"{declared.name!a} is declared twice.", declared.name)
-        places[declared.name] = place
-    layout = bind(arguments, places, labels)
+        places[declared.name] = read_declared(arguments, declared.name)
+    layout = bind(arguments, places, [argument.name for argument in arguments])
     by_name = {declared.name: declared for declared in inputs}
     for slot in layout.slots:
         _check_value(slot, by_name[slot.name])
     return layout
+
+
+def read_declared(arguments: Sequence[ForwardArgument], name: str) -> Place:
+    """Return the place of a declared input; behind all arguments, where it is named as none."""
+    head, *path = name.split(".")
+    names = [argument.name for argument in arguments]
+    return Place(names.index(head) if head in names else len(names), tuple(path))
 
 
 def _check_value(slot: Slot, declared: TensorSpec) -> None:

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from starlette.testclient import TestClient
 from torch import Tensor, nn
 
+from tests.app.structured import Structured
 from tests.compress import zoo
 
 
@@ -54,14 +55,19 @@ def two_inputs() -> bytes:
     return saved(torch.jit.script(TwoInputs().eval()))
 
 
-class ListInput(nn.Module):
-    def forward(self, xs: list[Tensor]) -> Tensor:
-        return xs[0]
+class TextInput(nn.Module):
+    def forward(self, x: Tensor, mode: str) -> Tensor:
+        return x if mode == "as is" else -x
 
 
 @lru_cache
-def list_input() -> bytes:
-    return saved(torch.jit.script(ListInput()))
+def text_input() -> bytes:
+    return saved(torch.jit.script(TextInput()))
+
+
+@lru_cache
+def structured() -> bytes:
+    return saved(torch.jit.script(Structured()))
 
 
 def npz(**arrays: np.ndarray[Any, Any]) -> bytes:

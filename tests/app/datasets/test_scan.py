@@ -77,6 +77,22 @@ def test_arrays_come_in_the_order_of_forward_with_the_label_last(make: Any, tmp_
     ]
 
 
+@pytest.mark.parametrize("make", [samples.npz, samples.safetensors])
+def test_parts_of_arguments_come_in_order_and_gaps_are_left_to_the_model(
+    make: Any, tmp_path: Path
+) -> None:
+    names = ["input_0.b", "input_0.a.10", "input_0.a.9", "input_3"]
+    facts = scan(tmp_path, make(**{name: np.zeros((5, 2), np.float32) for name in names}))
+    assert [array["name"] for array in facts.arrays] == [
+        "input_0.a.9", "input_0.a.10", "input_0.b", "input_3",
+    ]  # fmt: skip
+
+
+def test_more_arrays_than_any_model_takes(tmp_path: Path) -> None:
+    arrays = {f"input.{index}": np.zeros(1, np.int8) for index in range(1001)}
+    assert refusal(tmp_path, samples.safetensors(**arrays)).code == "invalid_dataset"
+
+
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"])
 @pytest.mark.parametrize("make", [samples.npz, samples.safetensors])
 def test_every_element_type_that_models_take(make: Any, dtype: str, tmp_path: Path) -> None:
@@ -138,10 +154,15 @@ def test_a_compression_bomb_stops_at_the_limit(tmp_path: Path) -> None:
         ({"input": ()}, "shape_mismatch", "input"),
         ({"input": (3,), "label": ()}, "shape_mismatch", "label"),
         ({"image": (3, 2)}, "unknown_array", "image"),
-        ({"input_1": (3, 2)}, "unknown_array", "input_0"),
-        ({"input_0": (3, 2), "input_2": (3, 2)}, "unknown_array", "input_1"),
         ({"input_01": (3, 2)}, "unknown_array", "input_01"),
+        ({"input_0.": (3, 2)}, "unknown_array", "input_0."),
+        ({"input_0.a b": (3, 2)}, "unknown_array", "input_0.a b"),
+        ({"input" + ".a" * 9: (3, 2)}, "unknown_array", "input" + ".a" * 9),
+        ({"input.a": (3, 2), "input.b": (4, 2)}, "shape_mismatch", "input.b"),
         ({"input": (3, 2), "input_0": (3, 2)}, "duplicate_array", "input"),
+        ({"input.a": (3, 2), "input_0.b": (3, 2)}, "duplicate_array", "input.a"),
+        ({"input_0": (3, 2), "input_0.a": (3, 2)}, "duplicate_array", "input_0"),
+        ({"input.a": (3, 2), "input.a.0.b": (3, 2)}, "duplicate_array", "input.a"),
     ],
 )
 def test_the_array_at_fault_is_named(
