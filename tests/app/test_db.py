@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 from app.db import Database
 from app.main import create_app
 from app.settings import Settings
-from tests.app.conftest import Key, both_databases
+from tests.app.conftest import Key
+from tests.databases import both_databases
 
 _TIMEOUT_S = 0.3
 

@@ -27,7 +27,7 @@ from app.jobs.tables import FINISHED, Artifact, Job
 from app.queue import Publisher
 from app.settings import BrokerSettings, DatabaseSettings, Settings, StorageSettings
 from app.storage import open_store
-from tests.workers.postgres import temporary_database
+from tests.databases import temporary_database
 from tests.workers.rows import add_dataset, add_job, add_model, get_job, statuses_of
 
 FAULTS = Path(__file__).parent

@@ -136,7 +136,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     database.close()
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    serving = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    # clients that a test broke off may still wait for their jobs
+    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0)
+    serving = uvicorn.Server(config)
     thread = threading.Thread(target=serving.run, args=([listener],))
     thread.start()
     deadline = time.monotonic() + 20
@@ -146,8 +148,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         time.sleep(0.02)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     yield Server(url, token, app.state.services)
+    app.state.services.publisher.close = lambda: None  # it gives the broker time to come back
     serving.should_exit = True
     thread.join(20)
+    assert not thread.is_alive()
 
 
 @pytest.fixture

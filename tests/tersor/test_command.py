@@ -8,7 +8,6 @@ import pty
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -171,9 +170,8 @@ def test_on_a_terminal_a_bar_shows_stage_and_message(
     leader, follower = pty.openpty()
     watching = process(server, "watch", job.id, stdout=follower, stderr=follower, stdin=follower)
     os.close(follower)
-    timer = threading.Timer(1.5, server.run_job, (job.id, {"m.int8.pt": b"x"}, tmp_path))
-    timer.start()
     shown = b""
+    ended = False
     while True:
         try:
             chunk = os.read(leader, 65536)
@@ -182,7 +180,9 @@ def test_on_a_terminal_a_bar_shows_stage_and_message(
         if not chunk:
             break
         shown += chunk
-    timer.join()
+        if b"12 s left" in shown and not ended:
+            server.run_job(job.id, {"m.int8.pt": b"x"}, tmp_path)
+            ended = True
     os.close(leader)
     assert watching.wait(20) == 0
     text = shown.decode()
@@ -229,7 +229,8 @@ def test_a_missing_key_is_status_3_with_a_hint(server: Server) -> None:
     assert "TERSOR_API_KEY" in done.stderr
 
 
-def test_no_service_is_status_4_and_says_how_to_start_one() -> None:
+def test_no_service_is_status_4_and_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tersor.transport._backoff_s", lambda _tries: 0.0)
     done = Command()("models", "list", "--url", "http://127.0.0.1:1", status=4)
     assert done.stderr.startswith("cannot_connect: ")
     assert "tersor up" in done.stderr

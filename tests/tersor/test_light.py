@@ -6,6 +6,9 @@ import json
 import subprocess
 import sys
 import time
+from importlib.metadata import version
+
+import tersor
 
 HEAVY = ("torch", "numpy", "typer", "fastapi", "sqlalchemy", "celery", "app", "workers", "compress")
 
@@ -30,7 +33,7 @@ def test_the_commands_load_neither_torch_nor_numpy_nor_the_service() -> None:
 def test_importing_the_client_takes_well_under_half_a_second() -> None:
     code = "import time; t = time.process_time(); import tersor; print(time.process_time() - t)"
     # of the processor's time: other processes on this machine do not count
-    assert min(float(run(code)) for _ in range(3)) < 0.4
+    assert any(float(run(code)) < 0.4 for _ in range(3))
 
 
 def test_help_answers_quickly() -> None:
@@ -39,8 +42,8 @@ def test_help_answers_quickly() -> None:
         subprocess.run([sys.executable, "-m", "tersor", "--help"], capture_output=True, check=True)
         return time.perf_counter() - began
 
-    assert min(seconds() for _ in range(5)) < 1.0
+    assert any(seconds() < 1.0 for _ in range(5))  # one that nothing else held up
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    assert run("import tersor; print(tersor.__version__)").strip() == "0.1.0"
+    assert tersor.__version__ == version("tersor")

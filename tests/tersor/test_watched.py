@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +12,12 @@ import pytest
 
 from tersor.watched import Watched
 
-_LIMIT_S = 0.5
+_LIMIT_S = 0.3
 
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Watched]:
-    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-    process = Watched("part", sleeper, {}, tmp_path, stopped_limit_s=_LIMIT_S)
+    process = Watched("part", ["/bin/sleep", "60"], {}, tmp_path, stopped_limit_s=_LIMIT_S)
     process.start()
     yield process
     process.stop(0)

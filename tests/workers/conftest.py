@@ -1,4 +1,4 @@
-"""A migrated database: SQLite always, PostgreSQL too where one answers on this machine."""
+"""Settings of a worker, and each test on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,32 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from app.db import Database, migrate
+from app.db import Database
 from app.settings import DatabaseSettings, Settings, StorageSettings, WorkerSettings
 from app.storage import LocalBlobStore, open_store
-from tests.workers.postgres import temporary_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
+def database_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
     settings = Settings(data_dir=tmp_path)
     # the cached properties are set by hand, so that no variable of the machine gets in
     settings.__dict__["worker"] = WorkerSettings(
         lease_s=30, heartbeat_s=0.2, sweep_s=5, resend_after_s=10, max_attempts=3
     )
     settings.__dict__["storage"] = StorageSettings(url=f"file://{tmp_path}/blobs")
-    if request.param == "sqlite":
-        settings.__dict__["database"] = DatabaseSettings(url=f"sqlite:///{tmp_path}/t.db")
-        yield settings
-        return
-    with temporary_database() as url:
-        settings.__dict__["database"] = DatabaseSettings(url=url)
-        yield settings
+    settings.__dict__["database"] = DatabaseSettings(url=database_url)
+    return settings
 
 
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
-    migrate(settings)
     database = Database(settings)
     yield database
     database.close()

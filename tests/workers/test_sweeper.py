@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -72,6 +73,7 @@ def run_under(database: Database, owner: str, expires_in_s: float, **values: Any
     return job_id
 
 
+@lru_cache(maxsize=1)
 def dead_neighbour() -> str:
     """The name of a process that ran on this host and has ended."""
     done = subprocess.run(

@@ -6,8 +6,8 @@ from starlette.testclient import TestClient
 
 from app.settings import Settings
 from tests.app import samples
-from tests.app.conftest import both_databases
 from tests.app.samples import upload
+from tests.databases import both_databases
 
 
 @both_databases

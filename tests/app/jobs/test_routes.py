@@ -17,8 +17,8 @@ from app.queue import RUN_JOB
 from app.settings import Settings
 from app.state import Services
 from tests.app import samples
-from tests.app.conftest import both_databases
 from tests.app.samples import upload
+from tests.databases import both_databases
 
 NOBODY = "dst_" + "0" * 26
 
