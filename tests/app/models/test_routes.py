@@ -18,8 +18,9 @@ from app.settings import Settings
 from app.state import Services
 from app.storage_tables import Blob
 from tests.app import samples
-from tests.app.conftest import Key, both_databases
+from tests.app.conftest import Key
 from tests.app.samples import upload
+from tests.databases import both_databases
 
 
 def files_in(settings: Settings) -> list[Path]:
