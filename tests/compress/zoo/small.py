@@ -1,33 +1,10 @@
-"""Real network architectures, small enough to run anywhere, with seeded weights.
-
-Written out here rather than taken from a package, so that the module names are known and the
-tests need nothing but torch. BatchNorm statistics are random, since fresh ones (mean 0, variance
-1) would hide a normalisation that was lost or folded wrongly.
-"""
+"""Nets of a few layers, each with what is peculiar to a family, for tests that run many times."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from tests.compress.zoo_large import MobileNetV2, ResNet
-
-
-def settle(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Gives BatchNorm random statistics and affine terms, and puts the model into eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            width = module.num_features
-            module.running_mean.copy_(torch.randn(width, generator=generator) * 0.1)
-            module.running_var.copy_(torch.rand(width, generator=generator) + 0.5)
-            with torch.no_grad():
-                module.weight.copy_(torch.rand(width, generator=generator) * 0.5 + 0.75)
-                module.bias.copy_(torch.randn(width, generator=generator) * 0.1)
-    return model.eval()
 
 
 class MLP(nn.Module):
@@ -189,54 +166,3 @@ class ShuffleNet(nn.Module):
         left, right = self.stem(x).chunk(2, dim=1)
         out = self.shuffle(torch.cat((left, self.branch(right)), dim=1), 2)
         return self.fc(out.mean([2, 3]))
-
-
-def mlp(features: int = 16, classes: int = 4) -> nn.Module:
-    torch.manual_seed(0)
-    return settle(MLP(features, classes=classes))
-
-
-def small_cnn(channels: int = 1, classes: int = 10) -> nn.Module:
-    torch.manual_seed(0)
-    return settle(SmallCNN(channels, classes))
-
-
-def resnet18(classes: int = 1000) -> nn.Module:
-    torch.manual_seed(0)
-    return settle(ResNet([2, 2, 2, 2], bottleneck=False, classes=classes))
-
-
-def resnet50(classes: int = 1000) -> nn.Module:
-    torch.manual_seed(0)
-    return settle(ResNet([3, 4, 6, 3], bottleneck=True, classes=classes))
-
-
-def mobilenet_v2(classes: int = 1000, *, full: bool = True) -> nn.Module:
-    """`full=False` keeps three blocks: the same operators in a fraction of the time."""
-    torch.manual_seed(0)
-    return settle(MobileNetV2(classes, full=full))
-
-
-def senet() -> nn.Module:
-    torch.manual_seed(0)
-    return settle(SENet())
-
-
-def inception_block() -> nn.Module:
-    torch.manual_seed(0)
-    return settle(InceptionBlock())
-
-
-def unet() -> nn.Module:
-    torch.manual_seed(0)
-    return settle(UNet())
-
-
-def densenet() -> nn.Module:
-    torch.manual_seed(0)
-    return settle(DenseNet())
-
-
-def shufflenet() -> nn.Module:
-    torch.manual_seed(0)
-    return settle(ShuffleNet())
