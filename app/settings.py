@@ -72,7 +72,7 @@ class WorkerSettings(BaseSettings):
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1)
     """Threads of one job's computation."""
     memory_bytes: int = 0
-    """Limit of a job's memory; 0 for three quarters of the machine's."""
+    """Limit of a job's memory; 0 for a worker's share of three quarters of the machine's."""
     nice: int = 5
     """Politeness of job processes towards the API."""
 

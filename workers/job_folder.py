@@ -101,9 +101,14 @@ def find_files(session: Session, claim: Claim) -> JobFiles:
 
 
 def fill(
-    folder: Path, claim: Claim, job_files: JobFiles, store: BlobStore, settings: Settings
+    folder: Path,
+    claim: Claim,
+    job_files: JobFiles,
+    store: BlobStore,
+    settings: Settings,
+    memory_bytes: int,
 ) -> Order:
-    """Bring the inputs into the folder and write the order.
+    """Bring the inputs into the folder and write the order; the job may use `memory_bytes`.
 
     Raises:
         InputsGone: a blob is not in the storage.
@@ -120,7 +125,7 @@ def fill(
             inputs=names,
             model_inputs=job_files.model_inputs,
             limits=Limits(
-                memory_bytes=memory_limit(settings),
+                memory_bytes=memory_bytes,
                 cpu_s=(claim.timeout_s + 10) * max(2, os.cpu_count() or 1),
                 file_bytes=_FREE_FILE_BYTES + _FILE_BYTES_PER_MODEL_BYTE * job_files.model_bytes,
             ),
@@ -144,14 +149,3 @@ def output_file(folder: Path, name: str) -> Path | None:
         return path if stat.S_ISREG(path.lstat().st_mode) else None
     except OSError:
         return None
-
-
-def memory_limit(settings: Settings) -> int:
-    """Return the bytes one job may use: the setting, or three quarters of what there is."""
-    if settings.worker.memory_bytes:
-        return settings.worker.memory_bytes
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    container = Path("/sys/fs/cgroup/memory.max")
-    if container.exists() and (text := container.read_text().strip()).isdigit():
-        machine = min(machine, int(text))
-    return machine * 3 // 4

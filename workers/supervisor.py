@@ -21,8 +21,9 @@ from workers.artifacts import BadOutput, StoredResult, store_result
 from workers.failures import Failure, crashed, describe, ending, worker_lost
 from workers.heartbeat import Heartbeat
 from workers.identity import own_name
-from workers.job_folder import InputsGone, fill, find_files, job_folder, memory_limit
+from workers.job_folder import InputsGone, fill, find_files, job_folder
 from workers.lease import Claim, LeaseLost, claim
+from workers.memory import memory_per_job
 from workers.persist import GaveUp, persist
 from workers.spawner import Spawner, ZygoteLost
 from workers.watch import Bounds, Outcome, Watch
@@ -44,6 +45,7 @@ class Supervisor:
         store: BlobStore,
         spawner: Spawner,
         queues: Sequence[str],
+        slots: int,
         stopping: threading.Event,
     ) -> None:
         self._settings = settings
@@ -52,6 +54,7 @@ class Supervisor:
         self._spawner = spawner
         self._queues = tuple(queues)
         self._stopping = stopping
+        self._memory_bytes = memory_per_job(settings, slots)
         self._lock = threading.Lock()
         self._running: set[str] = set()
 
@@ -146,7 +149,7 @@ class Supervisor:
             self._database, lambda session: find_files(session, claimed),
             self._stopping, claimed.job_id,
         )  # fmt: skip
-        fill(folder, claimed, files, self._store, self._settings)
+        fill(folder, claimed, files, self._store, self._settings, self._memory_bytes)
 
     def _watch(
         self, claimed: Claim, folder: Path, heartbeat: Heartbeat
@@ -159,7 +162,7 @@ class Supervisor:
             finally:
                 os.close(events_write)
                 os.close(output_write)
-            bounds = Bounds(claimed.timeout_s, memory_limit(self._settings))
+            bounds = Bounds(claimed.timeout_s, self._memory_bytes)
             watch = Watch(child, events_read, output_read, heartbeat, bounds, self._stopping)
             outcome = watch.until_end()
         finally:

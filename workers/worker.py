@@ -42,7 +42,7 @@ class Worker:
         store = open_store(settings.storage_url)
         self._spawner = Spawner(on_ready=self._on_zygote_ready)
         self._supervisor = Supervisor(
-            settings, self._database, store, self._spawner, self._queues, self._stopping
+            settings, self._database, store, self._spawner, self._queues, slots, self._stopping
         )
         self._sweeper = Sweeper(
             settings,
