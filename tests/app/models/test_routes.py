@@ -41,7 +41,9 @@ def test_an_uploaded_model_is_described_and_comes_back_whole(client: TestClient)
     assert model["parameters"] == 13770
     assert model["operators"]["aten::conv2d"] == 2
     assert model["labels"] == {"team": "vision"}
-    assert model["inputs"] == [{"name": "image", "dtype": "float32", "shape": ["batch", 1, 8, 8]}]
+    assert model["inputs"] == [
+        {"name": "image", "dtype": "float32", "shape": ["batch", 1, 8, 8], "value": None}
+    ]
     assert client.get(f"/v1/models/{model['id']}").json() == model
     answer = client.get(f"/v1/models/{model['id']}/content")
     assert answer.content == content
@@ -77,6 +79,8 @@ def test_fields_may_come_before_or_after_the_file(client: TestClient, file_first
         ({"name": "x", "inputs": '[{"name": "image", "dtype": "int4"}]'}, "/inputs/0/dtype"),
         ({"name": "x", "inputs": '[{"name": "other", "shape": []}]'}, "/inputs"),
         ({"name": "x", "inputs": "[]"}, "/inputs"),
+        ({"name": "x", "inputs": '[{"name": "image", "dtype": "int8", "value": 300}]'}, "/inputs"),
+        ({"name": "x", "inputs": '[{"name": "image"}, {"name": "image.0"}]'}, "/inputs"),
         ({"name": "x", "sha256": "0" * 64}, "/sha256"),
         ({"name": ["x", "y"]}, "/name"),
     ],
@@ -154,6 +158,25 @@ def test_faults_in_json_are_pointed_at(client: TestClient) -> None:
     answer = client.post("/v1/models", json={"artifact_id": "x", "colour": 1})
     pointers = {fault["pointer"] for fault in answer.json()["errors"]}
     assert pointers == {"/artifact_id", "/name", "/colour"}
+
+
+def test_a_number_is_declared_by_its_value(client: TestClient) -> None:
+    declared = [{"name": "a", "shape": ["n", 4]}, {"name": "twice", "dtype": "bool", "value": True}]
+    fields = {"name": "x", "inputs": json.dumps(declared)}
+    answer = client.post("/v1/models", files={"file": samples.two_inputs()}, data=fields)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["inputs"][1] == {
+        "name": "twice", "dtype": "bool", "shape": [], "value": True,
+    }  # fmt: skip
+    for value in ("1", "1e400", "NaN", "[true]", "null"):
+        declared = f'[{{"name": "a", "shape": ["n", 4]}}, {{"name": "twice", "value": {value}}}]'
+        answer = client.post(
+            "/v1/models",
+            files={"file": samples.two_inputs()},
+            data={"name": "x", "inputs": declared},
+        )
+        assert answer.status_code == 422, value
+        assert answer.json()["errors"][0]["pointer"].startswith("/inputs")
 
 
 @pytest.mark.parametrize(
