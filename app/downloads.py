@@ -13,6 +13,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.errors import RangeNotSatisfiable
+from app.head import is_head
 from app.responses import matches
 from app.storage import BlobStore
 
@@ -34,7 +35,7 @@ CONTENT: dict[int | str, dict[str, Any]] = {
 def content_answer(
     request: Request, store: BlobStore, key: str, *, size_bytes: int, sha256: str, filename: str
 ) -> Response:
-    """Return the bytes of `key`, or the range that the request asks for.
+    """Return the bytes of `key`, or the range that the request asks for; for HEAD, no bytes.
 
     Raises:
         RangeNotSatisfiable: outside the file, or several ranges at once.
@@ -50,6 +51,10 @@ def content_answer(
     }
     if matches(request, etag):
         return Response(status_code=304, headers=headers)
+    if is_head(request.scope):  # for which ranges mean nothing
+        _opened(store.read(key, 0, min(size_bytes, 1)))
+        headers["Content-Length"] = str(size_bytes)
+        return Response(headers=headers, media_type="application/octet-stream")
     wanted = request.headers.get("range")
     if_range = request.headers.get("if-range")
     if wanted is None or (if_range is not None and if_range.strip() != etag):

@@ -138,12 +138,13 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 def _allowed_methods(request: Request) -> set[str]:
     """Return the methods at this path; the router itself names those of its first route only."""
     app: FastAPI = request.app
-    return {
+    methods = {
         method.upper()
         for path, operations in app.openapi()["paths"].items()
         if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.scope["path"])
         for method in operations
     }
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 async def _on_database_error(_request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from app.auth.routes import router as auth_router
 from app.body_guard import BodyGuardMiddleware
 from app.datasets.routes import router as datasets_router
 from app.db import Database
+from app.head import HeadMiddleware
 from app.jobs.artifact_routes import router as artifacts_router
 from app.jobs.method_routes import router as methods_router
 from app.jobs.preflight_routes import router as preflight_router
@@ -83,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         limit_bytes=settings.limits.json_bytes,
         upload_paths=_UPLOAD_PATHS,
     )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(RequestIdMiddleware)  # added last: outermost
 
     def openapi() -> dict[str, Any]:

@@ -43,7 +43,9 @@ def test_router_and_validation_answer_alike(
 
 
 def test_405_names_all_methods_of_the_address(client: TestClient) -> None:
-    assert client.put("/v1/models").headers["allow"] == "GET, POST"
+    assert client.put("/v1/models").headers["allow"] == "GET, HEAD, POST"
+    assert client.post("/healthz").headers["allow"] == "GET, HEAD"
+    assert client.head("/v1/jobs/x/cancel").headers["allow"] == "POST"
 
 
 def test_json_without_its_content_type_is_told_what_is_missing(client: TestClient) -> None:
