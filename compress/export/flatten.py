@@ -42,7 +42,8 @@ def flatten(graph_module: fx.GraphModule) -> fx.GraphModule:
             if isinstance(target, torch._ops.OpOverload):
                 target = target.overloadpacket
             args, kwargs = _finite((args, kwargs), graph)
-            copied[node] = graph.create_node(node.op, target, args, kwargs, node.name)
+            kind = node.type if node.op == "placeholder" else None  # others are an example's
+            copied[node] = graph.create_node(node.op, target, args, kwargs, node.name, kind)
     return fx.GraphModule(root, graph)
 
 

@@ -81,9 +81,6 @@ def _compile(
     model: fx.GraphModule, inputs: Sequence[Tensor], *, freeze: bool
 ) -> torch.jit.ScriptModule:
     """Compile by scripting, which keeps sizes and structures; by tracing where that fails."""
-    for node in model.graph.nodes:
-        node.type = None  # an example's annotations would end up in the source
-    model.recompile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

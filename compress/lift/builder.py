@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from operator import getitem
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import UnsupportedOperator
+from compress.lift.guards import Guard, expect, is_check
+from compress.lift.islands import Place
 from compress.lift.values import (
     ModuleRef,
     Symbol,
@@ -19,6 +23,11 @@ from compress.lift.values import (
     map_symbols,
     shares_memory,
     symbols_in,
+)
+
+# Python that takes numbers only: re-tracing the graph would run it on stand-ins for them
+OPAQUE_TO_TRACING = frozenset(
+    {math.sqrt, math.exp, math.log, math.sin, math.cos, min, max, int, float, bool}
 )
 
 Identity = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
@@ -31,27 +40,41 @@ class GraphBuilder:
         graph: The FX graph so far.
         modules: Dotted name to re-formed module.
         tensors: Dotted name to parameter or buffer that the graph reads directly.
+        islands: Name in the graph to what stays TorchScript there.
         scope: Dotted name of the module whose code is being walked; for messages and names.
-        guards: What the graph takes for granted about the sizes of its inputs.
+        at: Node that is being walked.
+        guards: What the graph takes for granted about its inputs.
         unbiased: Call of a linear layer without bias to its input and weight.
     """
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.graph = fx.Graph()
         self.modules: dict[str, nn.Module] = {}
+        self.islands: dict[str, tuple[Place, torch.jit.ScriptModule]] = {}
+        self.at = Place("")
         self.tensors: dict[str, Tensor] = {}
         self.scope = ""
         self._original = dict(module.named_modules(remove_duplicate=False))
-        self.guards: list[str] = []
+        self.guards: list[Guard] = []
         self._parameters = dict(module.named_parameters(remove_duplicate=False))
         self._copies: dict[Identity, Tensor] = {}
         self._sizes: dict[tuple[fx.Node, int], Symbol] = {}
         self.unbiased: dict[fx.Node, tuple[Symbol, Symbol]] = {}
         self._constants: dict[str, Tensor] = {}
 
-    def placeholder(self, name: str, value: Tensor) -> Symbol:
-        """Adds an input under the original's argument name."""
-        return Symbol(value, self.graph.placeholder(name))
+    def call_island(
+        self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]
+    ) -> Value:
+        """Emits a call of TorchScript that stays as it is."""
+        name = next((name for name, known in self.islands.items() if known[0] == place), "")
+        symbols = self._current(arguments)
+        with torch.no_grad():
+            result = copy.deepcopy(module)(*concrete(arguments))  # which may keep state
+        if not name:
+            name = self.fresh_name("island") if place.node or not place.module else place.module
+            self.islands[name] = (place, module)
+        node = self.graph.call_module(name, self._nodes(tuple(arguments)))
+        return self._wrap(result, node, symbols)
 
     def call(self, function: Callable[..., Any], *args: Value, **kwargs: Value) -> Value:
         """Emits `function(*args, **kwargs)`, or folds it when no argument is symbolic."""
@@ -60,6 +83,8 @@ class GraphBuilder:
         if all(symbol.is_constant for symbol in symbols):
             return self._fold(result, symbols)
         node = self.graph.call_function(function, self._nodes(args), self._nodes(kwargs))
+        if function in OPAQUE_TO_TRACING:
+            node.meta["is_wrapped"] = True
         return self._wrap(result, node, symbols)
 
     def call_method(self, name: str, receiver: Symbol, *args: Value, **kwargs: Value) -> Value:
@@ -122,7 +147,7 @@ class GraphBuilder:
         return result
 
     def fixed(self, value: Value) -> Any:
-        """The value for the example inputs, kept for all inputs; what is not constant is a guard.
+        """The value for the example inputs, kept for all inputs: what is not constant is a guard.
 
         Raises:
             UnsupportedOperator: The value depends on the elements of a tensor.
@@ -132,10 +157,11 @@ class GraphBuilder:
                 continue
             if symbol.from_data or symbol.is_tensor:
                 raise UnsupportedOperator(
-                    f"{self.place} decides on the values of its data, which cannot be lifted yet."
+                    f"{self.place} decides on the values of its data, which cannot be lifted."
                 )
-            where = self.scope or "forward"
-            self.guards.append(f"{where}: {_describe(symbol.node)} = {symbol.value}")
+            assert symbol.node is not None
+            assert not isinstance(symbol.value, Tensor)
+            self.guards.append(Guard(self.at, symbol.node, symbol.value))
         return concrete(value)
 
     def name_in(self, owner: ModuleRef, name: str, symbol: Symbol) -> str:
@@ -174,11 +200,11 @@ class GraphBuilder:
             value.dtype,
         )
         if key not in self._copies:
-            copy = value.detach().clone()
+            mine = value.detach().clone()
             if path in self._parameters:
                 # deployed files are often frozen; what is lifted must be able to learn again
-                copy = nn.Parameter(copy, requires_grad=copy.is_floating_point())
-            self._copies[key] = copy
+                mine = nn.Parameter(mine, requires_grad=mine.is_floating_point())
+            self._copies[key] = mine
         return self._copies[key]
 
     def node_of(self, symbol: Symbol) -> fx.Node:
@@ -196,6 +222,26 @@ class GraphBuilder:
             symbol.node = self.graph.create_node("get_attr", name)
         return symbol.node
 
+    def island_parameters(self, name: str, lifted: fx.GraphModule) -> list[Tensor]:
+        """Parameters that an island holds, or is given."""
+        held = list(lifted.get_submodule(name).parameters())
+        own = dict(lifted.named_parameters(remove_duplicate=False))
+        for node in lifted.graph.nodes:
+            if node.op == "call_module" and node.target == name:
+                given = (str(a.target) for a in node.all_input_nodes if a.op == "get_attr")
+                held += [own[path] for path in given if path in own]
+        return list({id(value): value for value in held}.values())
+
+    def only_in_islands(self, lifted: fx.GraphModule) -> set[str]:
+        """Names of parameters that the graph reads only to give them to islands."""
+        names = set()
+        for node in lifted.graph.nodes:
+            if node.op == "get_attr" and all(
+                user.op == "call_module" and user.target in self.islands for user in node.users
+            ):
+                names.add(str(node.target))
+        return names
+
     @property
     def place(self) -> str:
         """Where in the model the walk is, for messages."""
@@ -204,7 +250,7 @@ class GraphBuilder:
     def fresh_name(self, stem: str) -> str:
         """A dotted name under the current module that nothing uses yet."""
         prefix = f"{self.scope}.{stem}" if self.scope else stem
-        taken = self.modules.keys() | self._original.keys()
+        taken = self.modules.keys() | self._original.keys() | self.islands.keys()
         name, count = prefix, 0
         while name in taken:
             count += 1
@@ -228,7 +274,7 @@ class GraphBuilder:
 
     def _wrap(self, result: Any, node: fx.Node, symbols: Sequence[Symbol]) -> Value:
         aliases = self._alias_finder(symbols)
-        from_data = any(symbol.from_data for symbol in symbols)
+        from_data = any(symbol.from_data or symbol.is_tensor for symbol in symbols)
 
         def wrap(item: Any, at: fx.Node) -> Any:
             if isinstance(item, Tensor):
@@ -241,10 +287,15 @@ class GraphBuilder:
                     for index, inner in enumerate(item)
                 ]
                 return parts if isinstance(item, list) else tuple(parts)
-            if item is None:
-                return None
+            if isinstance(item, dict):
+                return {
+                    key: wrap(inner, self.graph.call_function(getitem, (at, key)))
+                    for key, inner in item.items()
+                }
+            if item is None or isinstance(item, str):
+                return item
             raise UnsupportedOperator(
-                f"{self.place} computes a {type(item).__name__}, which cannot be lifted yet."
+                f"{self.place} computes a {type(item).__name__}, which cannot be lifted."
             )
 
         return wrap(result, node)
@@ -267,13 +318,19 @@ class GraphBuilder:
         """Closes the graph with `output`, drops what nothing uses, and builds the module."""
         self._current(output)
         self.graph.output(self._nodes(output))
-        self.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
+        self._drop_dead()
+        # what only guards read is checked too, but a guard on what nobody computes is void
+        alive = set(self.graph.nodes)
+        self.guards = [guard for guard in self.guards if guard.node in alive]
+        expect(self.graph, self.guards)
         used = {
             str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")
         }
         held: dict[str, Any] = self.modules | self.tensors
         root = {name: held[name] for name in held if name in used}
         self.modules = {name: one for name, one in self.modules.items() if name in used}
+        self.islands = {name: one for name, one in self.islands.items() if name in used}
+        root |= {name: copy.deepcopy(module) for name, (_, module) in self.islands.items()}
         constants = {name: one for name, one in self._constants.items() if name in used}
         _check_names(root)
         lifted = fx.GraphModule(root | constants, self.graph)
@@ -281,20 +338,16 @@ class GraphBuilder:
             lifted.register_buffer(name, value, persistent=False)
         return lifted.eval()
 
+    def _drop_dead(self) -> None:
+        guarded = {guard.node for guard in self.guards}
+        self.graph.eliminate_dead_code(
+            lambda node: (
+                node.op in ("placeholder", "output") or node in guarded or is_check(node.target)
+            )
+        )
+
 
 def _check_names(root: dict[str, Any]) -> None:
     for name in (path.partition(".")[0] for path in root):
         if hasattr(fx.GraphModule, name):
             raise UnsupportedOperator(f"The name '{name}' is torch.fx's own; rename the attribute.")
-
-
-def _describe(value: Any) -> str:
-    """An expression over sizes as a reader would write it: `gt(image.size(0), 2)`."""
-    if not isinstance(value, fx.Node):
-        return str(value)
-    arguments = [_describe(argument) for argument in value.args]
-    if value.op == "call_method":
-        return f"{arguments[0]}.{value.target}({', '.join(arguments[1:])})"
-    if value.op == "call_function" and getattr(value.target, "__module__", "") == "_operator":
-        return f"{getattr(value.target, '__name__', value.target)}({', '.join(arguments)})"
-    return value.name

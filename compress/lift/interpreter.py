@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.errors import CompressError, ModelFailed, UnsupportedOperator
+from compress.errors import ModelFailed, UnsupportedOperator
 from compress.lift.builder import GraphBuilder
-from compress.lift.operators import lift_call
+from compress.lift.carve import NotCarvable, carve
+from compress.lift.islands import IslandNeeded, Place
+from compress.lift.operators import lift_call, write_tensor
 from compress.lift.schema import bind_call, function_body
 from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete
 
@@ -24,26 +26,48 @@ GRADIENT_MODE = object()
 Frame = dict[str, Value]
 Step = Callable[["Interpreter", torch._C.Node, list[Value], Frame, ModuleRef], Value]
 
+_ERRORS = (
+    RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError, IndexError,
+    NotImplementedError, ZeroDivisionError, OverflowError,
+)  # fmt: skip
+
 
 class Interpreter:
     """One walk over one model.
 
     Attributes:
         builder: Receives the graph.
+        islands: Places that stay TorchScript, with the reason.
         operators: How often each operator was met.
     """
 
-    def __init__(self, builder: GraphBuilder) -> None:
+    def __init__(self, builder: GraphBuilder, islands: Mapping[Place, str]) -> None:
         self.builder = builder
+        self.islands = islands
         self.operators: Counter[str] = Counter()
         self._bodies: dict[str, torch._C.Graph] = {}
+        self._code: list[str] = []
+        self._calls: list[str] = []
+
+    def run_model(self, root: ModuleRef, arguments: Sequence[Value]) -> Value:
+        """Walks the model's forward, or leaves it whole if the model itself is an island."""
+        place = Place("")
+        if place in self.islands:
+            return self._call_island(place, root.module, arguments)
+        return self.run_method(root, "forward", arguments)
 
     def run_method(self, owner: ModuleRef, name: str, arguments: Sequence[Value]) -> Value:
         """Walks a method of a module of the original, with `self` left out of the arguments."""
         graph = owner.module._c._get_method(name).graph
         before = self.builder.scope
         self.builder.scope = owner.path
+        self._code.append(f"{owner.path}:{name}")
+        if name == "forward":
+            self._calls.append(owner.path)
         results = self._run_graph(graph, [owner, *arguments], owner)
+        if name == "forward":
+            self._calls.pop()
+        self._code.pop()
         self.builder.scope = before
         return results[0] if len(results) == 1 else tuple(results)
 
@@ -58,29 +82,96 @@ class Interpreter:
     def _run_nodes(
         self, block: torch._C.Graph | torch._C.Block, frame: Frame, owner: ModuleRef
     ) -> None:
-        for node in block.nodes():
-            inputs = [frame[value.debugName()] for value in node.inputs()]
-            kind = node.kind()
-            step = _STEPS.get(kind)
+        nodes = list(block.nodes())
+        index = 0
+        while index < len(nodes):
+            place = Place(owner.path, "/".join([*self._code, str(index)]))
+            self.builder.at = place
             try:
-                if step is not None:
-                    result = step(self, node, inputs, frame, owner)
+                if place in self.islands:
+                    index += self._run_region(place, block, nodes, index, frame)
                 else:
-                    self.operators[kind] += 1
-                    result = lift_call(self.builder, bind_call(node, inputs, owner))
-            except CompressError:
-                raise
-            except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError,
-                    KeyError, IndexError) as error:  # fmt: skip
-                raise UnsupportedOperator(
-                    f"{self.builder.place} uses {kind} in a way that cannot be lifted yet "
-                    f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})."
-                ) from error
-            outputs = [value.debugName() for value in node.outputs()]
-            if len(outputs) == 1:
-                frame[outputs[0]] = result
-            elif outputs:  # else it only changed what it was given, as `d[key] = value` does
-                frame.update(zip(outputs, result or (), strict=True))
+                    self._run_node(nodes[index], frame, owner, str(index))
+                    index += 1
+            except UnsupportedOperator as error:
+                raise self._leave(place, nodes[index], error) from error
+
+    def _run_node(self, node: torch._C.Node, frame: Frame, owner: ModuleRef, position: str) -> None:
+        inputs = [frame[value.debugName()] for value in node.inputs()]
+        kind = node.kind()
+        step = _STEPS.get(kind)
+        self._code.append(position)
+        try:
+            if step is not None:
+                result = step(self, node, inputs, frame, owner)
+            else:
+                self.operators[kind] += 1
+                result = lift_call(self.builder, bind_call(node, inputs, owner))
+        except _ERRORS as error:
+            text = str(error).splitlines()[0] if str(error) else ""
+            raise UnsupportedOperator(
+                f"{self.builder.place} uses {kind} in a way that cannot be lifted "
+                f"({type(error).__name__}: {text})."
+            ) from error
+        self._code.pop()
+        outputs = [value.debugName() for value in node.outputs()]
+        if len(outputs) == 1:
+            frame[outputs[0]] = result
+        elif outputs:  # else it only changed what it was given, as `d[key] = value` does
+            frame.update(zip(outputs, result or (), strict=True))
+
+    # What cannot be lifted goes on as TorchScript.
+
+    def _leave(self, place: Place, node: torch._C.Node, error: UnsupportedOperator) -> Exception:
+        """Returns what to raise so that the walk begins anew, with the smallest island more."""
+        if place not in self.islands and node.kind() in ("prim::If", "prim::Loop"):
+            return IslandNeeded(place, error.message)  # unless it then proves not to be carvable
+        for path in reversed(self._calls):
+            if Place(path) not in self.islands:
+                return IslandNeeded(Place(path), error.message)
+        return error
+
+    def _run_region(
+        self,
+        place: Place,
+        block: torch._C.Graph | torch._C.Block,
+        nodes: Sequence[torch._C.Node],
+        index: int,
+        frame: Frame,
+    ) -> int:
+        """Emits a region of nodes as one call; returns how many they are."""
+        try:
+            region = carve(block, nodes, index, frame)
+        except NotCarvable as error:
+            raise UnsupportedOperator(f"{self.builder.place} {error}.") from error
+        arguments = [
+            frame[source]
+            if isinstance(source, str)
+            else self._lift_attribute(
+                source[0].child_path(source[1]), source[0].module._c.getattr(source[1])
+            )
+            for source in region.arguments
+        ]
+        names = [*region.outputs, *region.changed]
+        if names:
+            results = self._call_island(place, region.module, arguments)
+            if len(names) == 1:
+                results = (results,)
+            count = len(region.outputs)
+            frame.update(zip(region.outputs, results[:count], strict=True))
+            for name, result in zip(region.changed, results[count:], strict=True):
+                write_tensor(self.builder, "a loop or branch", frame[name], result)
+        return region.length
+
+    def _call_island(
+        self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]
+    ) -> Value:
+        try:
+            return self.builder.call_island(place, module, arguments)
+        except _ERRORS as error:
+            raise UnsupportedOperator(
+                f"{self.builder.place} cannot be called by itself ({type(error).__name__})."
+            ) from error
 
     # The control flow of the example is the control flow of the graph.
 
@@ -133,6 +224,9 @@ class Interpreter:
             return None
         if not isinstance(receiver, ModuleRef):
             raise self._unsupported(node, "calls a method of a script class")
+        place = Place(receiver.path)
+        if place in self.islands and node.s("name") == "forward":
+            return self._call_island(place, receiver.module, arguments)
         return self.run_method(receiver, node.s("name"), arguments)
 
     def _call_function(
@@ -142,7 +236,9 @@ class Interpreter:
         assert isinstance(function, FunctionRef)
         if function.name not in self._bodies:
             self._bodies[function.name] = function_body(function, node)
+        self._code.append(function.name)
         results = self._run_graph(self._bodies[function.name], arguments, owner)
+        self._code.pop()
         return results[0] if len(results) == 1 else tuple(results)
 
     def _constant(
@@ -205,7 +301,7 @@ class Interpreter:
 
     def _unsupported(self, node: torch._C.Node, what: str) -> UnsupportedOperator:
         return UnsupportedOperator(
-            f"{self.builder.place} {what} ({node.kind()}), which cannot be lifted yet."
+            f"{self.builder.place} {what} ({node.kind()}), which cannot be lifted."
         )
 
 

@@ -4,79 +4,76 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.errors import BadSignature, CompressError, LiftMismatch
+from compress.errors import BadSignature, UnsupportedOperator
+from compress.lift.arguments import place_arguments
 from compress.lift.builder import GraphBuilder
 from compress.lift.interpreter import Interpreter
+from compress.lift.islands import IslandNeeded, Place
 from compress.lift.load import forward_arguments
-from compress.lift.report import Lifted, LiftReport
+from compress.lift.outputs import as_original
+from compress.lift.report import Island, Lifted, LiftReport
 from compress.lift.values import ModuleRef, concrete
-from compress.lift.verify import (
-    TOLERANCE,
-    Oracle,
-    first_difference,
-    mismatch,
-    other_batch_sizes,
-    relative_error,
-    resample,
-    run_lifted,
-)
+from compress.lift.verify import Oracle, Verifier, Walk
+from compress.structure import map_tensors
 
-# Axes tried together, by rank: tokens; sequences with features last or first; images; volumes.
-_VARIABLE_AXES: dict[int, tuple[tuple[int, ...], ...]] = {
-    2: ((1,),), 3: ((1,), (2,)), 4: ((2, 3),), 5: ((2, 3, 4),),
-}  # fmt: skip
+_MAX_ISLANDS = 50
+"""A model with more is not worth the time: it stays whole."""
 
 
 def lift(
-    module: torch.jit.ScriptModule, example_inputs: Sequence[Tensor], *, verify: bool = True
+    module: torch.jit.ScriptModule, example_inputs: Sequence[Any], *, verify: bool = True
 ) -> Lifted:
     """Lifts a TorchScript model into a `torch.fx.GraphModule`.
 
-    Sizes stay symbolic; control flow is what the example inputs make it. Modules and parameters
-    keep their dotted names. The original is not changed and shares no memory with the result.
+    Sizes stay symbolic; control flow is what the example inputs make it, which the graph checks
+    when it runs. What hangs on the values of the data, keeps state or is not known stays
+    TorchScript, as a module called from the graph. Modules and parameters keep their dotted
+    names. The original is not changed and shares no memory with the result.
 
     Args:
         module: The model, in eval mode. One of half or double precision is lifted in float32.
-        example_inputs: One tensor for each argument of `forward`, batch first.
-        verify: Compare with the original, also at other batch sizes.
+        example_inputs: One value for each argument of `forward`, batch first: a tensor, a number,
+            a text, None, or lists, tuples and dicts of them. Arguments with defaults may be left
+            out at the end.
+        verify: Compare with the original, also at other batch sizes and lengths.
 
     Raises:
         BadSignature: The number or kind of inputs does not fit `forward`.
         ModelFailed: The model itself raises on the example inputs.
-        UnsupportedOperator: The model holds what cannot be lifted yet.
+        UnsupportedOperator: Not even an island can hold the model.
         LiftMismatch: Lifted and original disagree.
     """
     started_at = time.perf_counter()
     _check_inputs(module, example_inputs)
     working = _in_float32(module)
-    inputs = [_to_float32(value.detach()) for value in example_inputs]
+    inputs = [map_tensors(value, _to_float32) for value in example_inputs]
     oracle = Oracle(working)
     expected = oracle.run(inputs)
-    lifted, report, computed = _walk(working, inputs)
-    worst = 0.0
-    dynamic: list[list[int]] = []
-    if verify:
-        worst, dynamic = _verify(lifted, oracle, inputs, expected, computed)
-    names = [argument.name for argument in forward_arguments(module)]
-    report = LiftReport(
-        operators=report.operators,
-        guards=report.guards,
-        modules=report.modules,
-        dynamic_dims={names[index]: axes for index, axes in enumerate(dynamic) if axes},
-        parameters=sum(value.numel() for value in module.parameters()),
-        parameters_lifted=sum(value.numel() for value in lifted.parameters()),
-        max_relative_error=worst,
-        seconds=time.perf_counter() - started_at,
-    )
-    return Lifted(lifted, report, module)
+    islands: dict[Place, str] = {}
+    while True:
+        try:
+            walk = _walk(working, inputs, islands, expected)
+            verifier = Verifier(oracle, walk, inputs, expected, _walker(working, islands))
+            proof = verifier.verify() if verify else None
+            break
+        except IslandNeeded as needed:
+            whole = len(islands) >= _MAX_ISLANDS
+            islands[Place("") if whole else needed.place] = needed.reason
+    report = _report(module, working, walk, islands)
+    report.seconds = time.perf_counter() - started_at
+    if proof is not None:
+        report.max_relative_error, report.dynamic_dims = proof.worst, proof.dynamic_dims
+    return Lifted(walk.graph_module, report, module)
 
 
-def _check_inputs(module: torch.jit.ScriptModule, inputs: Sequence[Tensor]) -> None:
+def _check_inputs(module: torch.jit.ScriptModule, inputs: Sequence[Any]) -> None:
     arguments = forward_arguments(module)
     required = sum(not argument.has_default for argument in arguments)
     if not required <= len(inputs) <= len(arguments):
@@ -85,15 +82,18 @@ def _check_inputs(module: torch.jit.ScriptModule, inputs: Sequence[Tensor]) -> N
         raise BadSignature(
             f"forward takes {wanted} inputs ({names}), but {len(inputs)} were given."
         )
-    for argument in arguments[: len(inputs)]:
-        if argument.type not in ("Tensor", "Optional[Tensor]"):
+    for argument, value in zip(arguments, inputs, strict=False):
+        takes_tensor = argument.type in ("Tensor", "Optional[Tensor]")
+        wrong = isinstance(value, Tensor) != takes_tensor and value is not None
+        if wrong or (value is None and argument.type == "Tensor"):
             raise BadSignature(
-                f"Argument '{argument.name}' of forward is of type {argument.type}; "
-                "only tensors can be given."
+                f"Argument '{argument.name}' of forward is of type {argument.type}, but was given "
+                f"a {type(value).__name__}."
             )
 
 
 def _to_float32(value: Tensor) -> Tensor:
+    value = value.detach()
     return value.float() if value.is_floating_point() else value
 
 
@@ -105,107 +105,84 @@ def _in_float32(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
 
 
 def _walk(
-    module: torch.jit.ScriptModule, inputs: Sequence[Tensor]
-) -> tuple[torch.fx.GraphModule, LiftReport, object]:
-    """Returns the graph, its report, and its output for the inputs."""
+    module: torch.jit.ScriptModule,
+    inputs: Sequence[Any],
+    islands: Mapping[Place, str],
+    expected: Any,
+) -> Walk:
+    """Walks the model once; its output takes the structure of `expected`."""
     builder = GraphBuilder(module)
-    walk = Interpreter(builder)
-    root = ModuleRef("", module)
+    interpreter = Interpreter(builder, islands)
     schema = module._c._get_method("forward").schema.arguments[1:]
     with torch.no_grad():
-        given = [
-            builder.placeholder(argument.name, value)
-            for argument, value in zip(schema, inputs, strict=False)
-        ]
-        left_out = [argument.default_value for argument in schema[len(inputs) :]]
-        output = walk.run_method(root, "forward", [*given, *left_out])
+        given, assumed = place_arguments(builder, schema, inputs)
+        output = interpreter.run_model(ModuleRef("", module), given)
+        output = as_original(output, expected)
         graph_module = builder.finish(output)
-    report = LiftReport(
-        operators=dict(sorted(walk.operators.items())),
-        guards=list(dict.fromkeys(builder.guards)),
-        modules={name: type(held).__name__ for name, held in builder.modules.items()},
-        parameters=0,
-        parameters_lifted=0,
-    )
-    return graph_module, report, concrete(output)
+    return Walk(graph_module, builder, dict(interpreter.operators), assumed, concrete(output))
 
 
-def _verify(
-    lifted: torch.fx.GraphModule,
-    oracle: Oracle,
-    inputs: Sequence[Tensor],
-    expected: object,
-    computed: object,
-) -> tuple[float, list[list[int]]]:
-    """Returns the worst error, and for each input the axes shown to vary.
+@dataclass(frozen=True)
+class _Walker:
+    """Walks again on other inputs."""
 
-    Other batch sizes are tried on smaller images where the model takes them: that proves both at
-    a fraction of the time.
-    """
-    worst = _judge(lifted, oracle, inputs, expected, computed)
-    sizes = other_batch_sizes(inputs)
-    axes: list[int] = []
-    if len(inputs) == 1 and sizes:
-        axes = _other_varying_axes(lifted, oracle, inputs[0], sizes[0])
-    proved = {sizes[0]} if axes else set()
-    for size in sizes:
-        if size in proved:
-            continue
-        for lengths in (axes, []) if axes else ([],):
-            given = [resample(value, size, lengths) for value in inputs]
-            accepted, reference = oracle.accepts(given)
-            if accepted:
-                actual = _run(lifted, given)
-                worst = max(worst, _judge(lifted, oracle, given, reference, actual))
-                proved.add(size)
-                break
-    if not proved:
-        worst = max(worst, _judge(lifted, oracle, inputs, expected, _run(lifted, inputs)))
-    batch = [0] if proved else []
-    return worst, [[*batch, *axes] for _ in inputs]
+    module: torch.jit.ScriptModule
+    islands: Mapping[Place, str]
+
+    def __call__(self, inputs: Sequence[Any], expected: Any) -> Walk | None:
+        try:
+            return _walk(self.module, inputs, self.islands, expected)
+        except (UnsupportedOperator, IslandNeeded):  # it cannot be lifted at all for this size
+            return None
 
 
-def _other_varying_axes(
-    lifted: torch.fx.GraphModule, oracle: Oracle, example: Tensor, batch: int
-) -> list[int]:
-    """Axes of an image or a sequence that original and lifted agree on at another length."""
-    varying: list[int] = []
-    for axes in _VARIABLE_AXES.get(example.dim(), ()):
-        other = [resample(example, batch, axes)]
-        accepted, expected = oracle.accepts(other)
-        # where only the original takes the size or they differ, the size is fixed
-        if accepted and relative_error(_run(lifted, other), expected) <= TOLERANCE:
-            varying += axes
-    return sorted(varying)
+def _walker(module: torch.jit.ScriptModule, islands: Mapping[Place, str]) -> _Walker:
+    return _Walker(module, dict(islands))
 
 
-def _run(lifted: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> object:
-    """Output of the lifted graph; the error itself where it raises, which equals no output."""
-    try:
-        return run_lifted(lifted, inputs)
-    except RuntimeError as error:
-        return error
-
-
-def _judge(
-    lifted: torch.fx.GraphModule,
-    oracle: Oracle,
-    inputs: Sequence[Tensor],
-    expected: object,
-    actual: object,
-) -> float:
-    """The error of `actual`; raises `LiftMismatch` where it is too large."""
-    error = relative_error(actual, expected)
-    if error <= TOLERANCE:
-        return error
-    if relative_error(oracle.run(inputs), expected) > TOLERANCE:
-        raise LiftMismatch(
-            "The model gives another output each time for one input, so nothing can be compared "
-            "with it; export it in eval mode and without random operators."
+def _report(
+    module: torch.jit.ScriptModule,
+    working: torch.jit.ScriptModule,
+    walk: Walk,
+    islands: Mapping[Place, str],
+) -> LiftReport:
+    builder = walk.builder
+    lifted = walk.graph_module
+    found = [
+        Island(
+            name,
+            islands[place],
+            sum(value.numel() for value in builder.island_parameters(name, lifted)),
         )
-    try:
-        reference, _, _ = _walk(oracle.module, inputs)
-        node = first_difference(lifted, reference, inputs)
-    except CompressError:  # the model cannot be lifted at all for this size
-        node = "output"
-    raise mismatch(node, inputs[0].shape if inputs else (), error)
+        for name, (place, _) in builder.islands.items()
+    ]
+    loose = builder.only_in_islands(lifted)
+    in_islands = {f"{name}." for name in builder.islands}
+    mine = {
+        name: value.numel()
+        for name, value in lifted.named_parameters()
+        if name not in loose and not name.startswith(tuple(in_islands))
+    }
+    total = sum(value.numel() for value in module.parameters())
+    kept = sum(value.numel() for value in lifted.parameters())
+    by_module: dict[str, int] = {}
+    for name, count in mine.items():
+        owner = name.rpartition(".")[0]
+        by_module[owner] = by_module.get(owner, 0) + count
+    return LiftReport(
+        operators=dict(sorted(walk.operators.items())),
+        guards=list(dict.fromkeys([*walk.assumed, *(str(guard) for guard in builder.guards)])),
+        modules={name: type(held).__name__ for name, held in builder.modules.items()},
+        islands=found,
+        parameters=max(total, kept),
+        parameters_lifted=sum(mine.values()),
+        parameters_unused=max(total - kept, 0),
+        parameters_by_module=by_module,
+        methods_dropped=_other_methods(working),
+    )
+
+
+def _other_methods(module: torch.jit.ScriptModule) -> list[str]:
+    """Methods of the model itself that forward does not stand for."""
+    names = [str(name) for name in module._c._method_names()]
+    return [name for name in names if name != "forward" and not name.startswith("__")]

@@ -9,18 +9,37 @@ import torch
 from torch import fx
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
+class Island:
+    """A region that stays TorchScript, float, as it was.
+
+    Attributes:
+        name: The module of the lifted graph that holds it; the original's name if it is a module.
+        reason: Why it could not be lifted, as a sentence.
+        parameters: Elements of the parameters that it uses.
+    """
+
+    name: str
+    reason: str
+    parameters: int
+
+
+@dataclass(kw_only=True)
 class LiftReport:
     """What was found in a model and how well it was lifted.
 
     Attributes:
         operators: TorchScript operator to how often it was met on the way taken.
-        guards: Facts about the sizes of the inputs that the graph takes for granted.
+        guards: Facts about the inputs that the graph takes for granted: `image.size(2) > 4`.
         modules: Dotted name to type of each module formed again.
-        islands: Names of regions left as they were.
+        islands: Regions left as they were.
         dynamic_dims: Input name to the axes proved to vary.
-        parameters: Elements of the original's parameters.
-        parameters_lifted: Elements of the lifted graph's parameters.
+        parameters: Elements of the original's parameters; of a frozen model, of its constants that
+            are parameters again.
+        parameters_lifted: Elements that can be trained and quantized: in no island, not unused.
+        parameters_unused: Elements that forward does not read for such inputs.
+        parameters_by_module: Dotted name to the elements lifted of each module.
+        methods_dropped: Methods of the file beside forward, which a compressed file does not have.
         max_relative_error: Largest error found by verification, relative to the largest output.
         seconds: Time that lifting took, verification included.
     """
@@ -28,10 +47,13 @@ class LiftReport:
     operators: dict[str, int]
     guards: list[str]
     modules: dict[str, str]
-    islands: list[str] = field(default_factory=list)
+    islands: list[Island] = field(default_factory=list)
     dynamic_dims: dict[str, list[int]] = field(default_factory=dict)
     parameters: int
     parameters_lifted: int
+    parameters_unused: int = 0
+    parameters_by_module: dict[str, int] = field(default_factory=dict)
+    methods_dropped: list[str] = field(default_factory=list)
     max_relative_error: float = 0.0
     seconds: float = 0.0
 

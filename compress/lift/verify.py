@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,27 +12,46 @@ from torch import Tensor, fx
 from torch.jit._fuser import optimized_execution
 
 from compress.errors import LiftMismatch, ModelFailed, OutOfMemory
+from compress.lift.builder import GraphBuilder
+from compress.lift.guards import Guard
+from compress.lift.islands import IslandNeeded, Place
+from compress.lift.load import forward_arguments, keeps_state
+from compress.lift.vary import (
+    Axes,
+    batch_axes,
+    other_axes,
+    other_batch_sizes,
+    resized,
+    shorter,
+)
+from compress.structure import map_tensors, tensors_in
 
 TOLERANCE = 1e-5
 """Largest error allowed, relative to the largest element of the original's output."""
+_MOST_AXES = 8
 
 
 class Oracle:
-    """The original model, run without the executor's profiling, which makes first calls slow."""
+    """The original model, run without the executor's profiling, which makes first calls slow.
+
+    A model that keeps state between calls is copied for each, so that each begins alike.
+    """
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.module = module
+        self.keeps_state = keeps_state(module)
 
-    def run(self, inputs: Sequence[Tensor]) -> Any:
+    def run(self, inputs: Sequence[Any]) -> Any:
         """Output for the inputs, which it may not change.
 
         Raises:
             ModelFailed: The model raised; carries its own message.
-        OutOfMemory: There was no memory for it.
+            OutOfMemory: There was no memory for it.
         """
+        module = copy.deepcopy(self.module) if self.keeps_state else self.module
         try:
             with torch.no_grad(), optimized_execution(False):
-                return self.module(*(value.clone() for value in inputs))
+                return module(*(map_tensors(value, Tensor.clone) for value in inputs))
         except (RuntimeError, torch.jit.Error, IndexError, ValueError) as error:
             if "allocate memory" in str(error) or "out of memory" in str(error):
                 raise OutOfMemory(
@@ -40,12 +61,186 @@ class Oracle:
                 f"The model raised on the samples given: {clean_message(error)}"
             ) from error
 
-    def accepts(self, inputs: Sequence[Tensor]) -> tuple[bool, Any]:
+    def accepts(self, inputs: Sequence[Any]) -> tuple[bool, Any]:
         """Whether the model runs on the inputs, and its output if so."""
         try:
             return True, self.run(inputs)
         except ModelFailed:
             return False, None
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A lifted graph as a walk left it.
+
+    Attributes:
+        graph_module: The graph.
+        builder: What made it, with its guards, modules and islands.
+        operators: TorchScript operator to how often it was met.
+        assumed: What it takes for granted that no guard watches.
+        computed: Its output for the inputs walked with.
+    """
+
+    graph_module: fx.GraphModule
+    builder: GraphBuilder
+    operators: dict[str, int]
+    assumed: list[str]
+    computed: Any
+
+
+@dataclass
+class Proof:
+    """The worst error met, and for each input the axes shown to vary."""
+
+    worst: float
+    dynamic_dims: dict[str, list[int]]
+
+
+class Verifier:
+    """Compares a walk's graph with the original, also at other sizes.
+
+    Args:
+        oracle: The original.
+        walk: The walk.
+        inputs: The example.
+        expected: The original's output for it.
+        again: Walks anew on other inputs; None where that cannot be.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        walk: Walk,
+        inputs: Sequence[Any],
+        expected: Any,
+        again: Callable[[Sequence[Any], Any], Walk | None],
+    ) -> None:
+        self._oracle = oracle
+        self._walk = walk
+        self._inputs = inputs
+        self._expected = expected
+        self._again = again
+        self._worst = 0.0
+
+    def verify(self) -> Proof:
+        """Compare on the example, at two more batch sizes, and at other lengths.
+
+        Other batch sizes are tried on smaller images where the model takes them: that proves both
+        at a fraction of the time.
+
+        Raises:
+            LiftMismatch: They disagree.
+            IslandNeeded: They disagree since control flow hangs on the batch size.
+        """
+        self._judge(self._inputs, self._expected, self._walk.computed)
+        batch = batch_axes(self._inputs)
+        sizes = other_batch_sizes(batch.length) if batch is not None else []
+        beside = [(batch, sizes[0])] if batch is not None and sizes else []
+        free: list[Axes] = []
+        for axes in other_axes(self._inputs)[:_MOST_AXES]:
+            free += self._free_among(axes, beside)
+        proved = set(sizes[:1]) if free else set()
+        small = [(axes, shorter(axes.length)) for axes in free]
+        for size in sizes:
+            for lengths in (small, []) if small else ([],):
+                if size not in proved and self._agrees([(batch, size), *lengths]):
+                    proved.add(size)
+        if not proved:
+            self._judge(self._inputs, self._expected, self._run(self._inputs))
+        shown = [*free, *([batch] if proved and batch is not None else [])]
+        return Proof(self._worst, self._name([m for axes in shown for m in axes.members]))
+
+    def _free_among(self, axes: Axes, beside: list[tuple[Axes, int]]) -> list[Axes]:
+        """The axes, or those of them on one place, that both models take at another length."""
+        parts = [axes]
+        places = {axis for _, axis in axes.members}
+        if len(places) > 1:
+            parts += [
+                Axes(axes.length, tuple(m for m in axes.members if m[1] == place))
+                for place in sorted(places)
+            ]
+        for part in parts:
+            for given in resized(self._inputs, [(part, shorter(part.length)), *beside], 1):
+                accepted, expected = self._oracle.accepts(given)
+                if not accepted:
+                    continue
+                # where only the original takes the size or they differ, the size is fixed
+                error = relative_error(self._run(given), expected)
+                if error <= TOLERANCE:
+                    self._worst = max(self._worst, error)
+                    return [part]
+                break
+        return []
+
+    def _agrees(self, lengths: list[Any]) -> bool:
+        """Whether the original takes such inputs; raises where the graph then differs."""
+        for given in resized(self._inputs, lengths, lengths[0][1]):
+            accepted, expected = self._oracle.accepts(given)
+            if accepted:
+                self._judge(given, expected, self._run(given))
+                return True
+        return False
+
+    def _run(self, inputs: Sequence[Any]) -> Any:
+        """Output of the lifted graph; the error itself where it raises, which equals no output."""
+        module = self._walk.graph_module
+        if self._oracle.keeps_state:
+            module = copy.deepcopy(module)
+        try:
+            return run_lifted(module, inputs)
+        except (RuntimeError, torch.jit.Error, IndexError, TypeError, ValueError) as error:
+            return error
+
+    def _judge(self, inputs: Sequence[Any], expected: Any, actual: Any) -> None:
+        error = relative_error(actual, expected)
+        if error <= TOLERANCE:
+            self._worst = max(self._worst, error)
+            return
+        if relative_error(self._oracle.run(inputs), expected) > TOLERANCE:
+            raise LiftMismatch(
+                "The model gives another output each time for one input, so nothing can be "
+                "compared with it; export it in eval mode and without random operators."
+            )
+        other = self._again(inputs, expected)
+        node = "output"
+        if other is not None:
+            place = _first_decision(self._walk.builder.guards, other.builder.guards)
+            if place is not None:
+                raise IslandNeeded(place, "its control flow depends on the size of the batch")
+            node = first_difference(self._walk.graph_module, other.graph_module, inputs)
+        raise mismatch(node, [value.shape for value in tensors_in(list(inputs))], error)
+
+    def _name(self, members: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
+        names = [
+            name
+            for argument, value in zip(
+                forward_arguments(self._oracle.module), self._inputs, strict=False
+            )
+            for name in _leaf_names(argument.name, value)
+        ]
+        found: dict[str, list[int]] = {}
+        for index, axis in sorted(members):
+            found.setdefault(names[index], []).append(axis)
+        return found
+
+
+def _first_decision(mine: Sequence[Guard], others: Sequence[Guard]) -> Place | None:
+    """Where two walks first decided differently."""
+    for left, right in zip(mine, others, strict=False):
+        if left.at != right.at or left.value != right.value:
+            return left.at
+    return None
+
+
+def _leaf_names(name: str, value: Any) -> list[str]:
+    """Names of the tensors in an argument, as dataset arrays are named: `x`, `x.0`, `x.key`."""
+    if isinstance(value, Tensor):
+        return [name]
+    if isinstance(value, list | tuple):
+        return [n for i, item in enumerate(value) for n in _leaf_names(f"{name}.{i}", item)]
+    if isinstance(value, dict):
+        return [n for key, item in value.items() for n in _leaf_names(f"{name}.{key}", item)]
+    return []
 
 
 def clean_message(error: BaseException) -> str:
@@ -101,10 +296,10 @@ def _tensor_error(actual: Any, expected: Tensor) -> float:
     return float(difference / finite.clamp_min(torch.finfo(expected.dtype).tiny))
 
 
-def run_lifted(graph_module: fx.GraphModule, inputs: Sequence[Tensor]) -> Any:
+def run_lifted(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Any:
     """Output of the lifted graph, without gradients."""
     with torch.no_grad():
-        return graph_module(*(value.clone() for value in inputs))
+        return graph_module(*(map_tensors(value, Tensor.clone) for value in inputs))
 
 
 class _Recorder(fx.Interpreter):
@@ -126,7 +321,7 @@ class _Recorder(fx.Interpreter):
 
 
 def first_difference(
-    graph_module: fx.GraphModule, reference: fx.GraphModule, inputs: Sequence[Tensor]
+    graph_module: fx.GraphModule, reference: fx.GraphModule, inputs: Sequence[Any]
 ) -> str:
     """Name of the first node whose value differs between two graphs lifted from one model.
 
@@ -139,7 +334,7 @@ def first_difference(
     with torch.no_grad():
         for recorder in (right, mine):
             try:
-                recorder.run(*(value.clone() for value in inputs))
+                recorder.run(*(map_tensors(value, Tensor.clone) for value in inputs))
             except Exception:
                 if recorder.failed is None:
                     raise
@@ -149,45 +344,11 @@ def first_difference(
     return mine.failed.name if mine.failed is not None else "output"
 
 
-def other_batch_sizes(inputs: Sequence[Tensor]) -> list[int]:
-    """Two small batch sizes unlike the example's; none if the inputs share no first axis."""
-    lengths = {value.shape[0] if value.dim() else None for value in inputs}
-    if len(lengths) != 1 or None in lengths:
-        return []
-    return [size for size in (2, 3, 1) if size not in lengths][:2]
-
-
-def resample(example: Tensor, batch: int, axes: Sequence[int]) -> Tensor:
-    """Random values like the example's, `batch` rows, with these axes at about half.
-
-    Floats spread alike; integers, which may be indices or flags, are drawn from the example.
-    """
-    shape = [batch, *example.shape[1:]]
-    for axis in axes:
-        shape[axis] = _about_half(shape[axis])
-    generator = torch.Generator().manual_seed(batch)
-    if example.is_floating_point():
-        spread, centre = float(example.std(correction=0)), float(example.mean())
-        noise = torch.randn(shape, generator=generator)
-        return (noise * (spread or 1.0) + centre).to(example.dtype)
-    if example.numel() == 0:
-        return example.new_zeros(shape)
-    return example.flatten()[torch.randint(0, example.numel(), shape, generator=generator)]
-
-
-def _about_half(length: int) -> int:
-    """Nets halve images, so a multiple of 32 stays one, and an even length even."""
-    for step in (32, 2):
-        if length % step == 0 and length > step:
-            return max(step, length // 2 // step * step)
-    return max(1, length // 2)
-
-
-def mismatch(node: str, shape: Sequence[int], error: float) -> LiftMismatch:
+def mismatch(node: str, shapes: Sequence[Sequence[int]], error: float) -> LiftMismatch:
     """The error that names a node."""
-    size = "x".join(str(length) for length in shape)
+    sizes = ", ".join("x".join(str(length) for length in shape) for shape in shapes)
     return LiftMismatch(
-        f"The lifted model differs from the original at node '{node}' for an input of {size} "
+        f"The lifted model differs from the original at node '{node}' for an input of {sizes} "
         f"(relative error {error:.1e}); the model depends on its input in a way that cannot be "
         "lifted yet."
     )

@@ -10,6 +10,7 @@ A call goes to the first of these that takes it:
 """
 
 from compress.lift.operators.dispatch import lift_call
+from compress.lift.operators.inplace import write_tensor
 from compress.lift.operators.registry import Call
 
-__all__ = ["Call", "lift_call"]
+__all__ = ["Call", "lift_call", "write_tensor"]

@@ -10,7 +10,7 @@ from compress.lift.operators.functions import lift_function
 from compress.lift.operators.inplace import lift_in_place, note_view
 from compress.lift.operators.numbers import lift_numbers
 from compress.lift.operators.registry import RULES, Call, overload_of
-from compress.lift.values import Symbol, Value, is_number
+from compress.lift.values import Value, is_number
 
 
 def lift_call(builder: GraphBuilder, call: Call) -> Value:
@@ -44,14 +44,9 @@ def lift_functional(builder: GraphBuilder, call: Call) -> Value:
 def lift_overload(builder: GraphBuilder, call: Call) -> Value:
     """The general way: the very operator of the original."""
     overload = overload_of(call)
-    if _reads_data(call):
-        raise UnsupportedOperator(
-            f"{builder.place} reads numbers out of its data with {call.name}, "
-            "which cannot be lifted yet; keep them tensors."
-        )
     if overload is None:
         raise UnsupportedOperator(
-            f"{builder.place} uses {call.name}, which cannot be lifted yet; "
+            f"{builder.place} uses {call.name}, which cannot be lifted; "
             "export the model without it."
         )
     positional, keywords = call.split()
@@ -61,16 +56,3 @@ def lift_overload(builder: GraphBuilder, call: Call) -> Value:
         if types.get(name) == "Tensor" and is_number(value):
             positional[index] = builder.number_tensor(value)
     return builder.call(overload, *positional, **keywords)
-
-
-def _reads_data(call: Call) -> bool:
-    """Operators that turn tensor elements into Python values, which FX cannot follow."""
-    if call.name == "prim::tolist":
-        return True
-    first = call.values[0] if call.values else None
-    return (
-        call.name in {"aten::Int", "aten::Float", "aten::Bool", "aten::item", "aten::equal"}
-        and isinstance(first, Symbol)
-        and first.is_tensor
-        and not first.is_constant
-    )

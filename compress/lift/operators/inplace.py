@@ -41,7 +41,7 @@ def lift_in_place(builder: GraphBuilder, call: Call, lift_functional: Lift) -> V
     if result.value.dtype != target.value.dtype:
         result = builder.call_method("to", result, target.value.dtype)
     if result is not target:
-        _write(builder, name, target, result)
+        write_tensor(builder, name, target, result)
     return target
 
 
@@ -51,8 +51,8 @@ def _as_tensor(builder: GraphBuilder, value: Value) -> Symbol:
     return builder.number_tensor(value)
 
 
-def _write(builder: GraphBuilder, name: str, target: Symbol, result: Symbol) -> None:
-    """Gives `target` its new value, and whatever it is a view of."""
+def write_tensor(builder: GraphBuilder, name: str, target: Symbol, result: Symbol) -> None:
+    """Gives `target` its new value, and whatever it is a view of; `name` is what does it."""
     assert isinstance(result.value, Tensor)
     if target.is_attribute:
         raise UnsupportedOperator(
@@ -69,7 +69,7 @@ def _write(builder: GraphBuilder, name: str, target: Symbol, result: Symbol) -> 
             "lifted yet."
         )
     builder.refresh(base)
-    _write(builder, name, base, scatter(result))
+    write_tensor(builder, name, base, scatter(result))
     target.adopt(result.value, result.node, base.aliases)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from compress.lift.builder import GraphBuilder
-from compress.lift.operators.registry import Call
+from compress.lift.operators.registry import Call, rule
 from compress.lift.values import Symbol, Value, is_number, symbols_in
 
 # Emitted as they are when an operand depends on the input.
@@ -67,8 +67,6 @@ _IDENTITIES = frozenset(
     {"aten::ScalarImplicit", "aten::item", "prim::NumToTensor", "aten::detach", "aten::clone",
      "aten::scalar_tensor", "aten::contiguous", "aten::cpu"}
 )  # fmt: skip
-# FX cannot trace these over a proxy; a number that went through one is fixed by a guard instead.
-_NOT_TRACEABLE = frozenset({math.sqrt, math.exp, math.log, math.sin, math.cos, round, min, max})
 _FLOATS = frozenset({torch.float16, torch.float32, torch.float64, torch.bfloat16})
 
 
@@ -118,8 +116,8 @@ def _apply(builder: GraphBuilder, function: Callable[..., Any], operands: list[V
         return _round_down_or_up(builder, function, operands[0])
     if function is operator.not_:
         return builder.call(operator.eq, operands[0], False)
-    if function in _NOT_TRACEABLE:
-        return function(*(builder.fixed(operand) for operand in operands))
+    if function is round:  # Python gives an integer, TorchScript a float
+        return round(builder.fixed(operands[0]))
     return builder.call(function, *operands)
 
 
@@ -150,3 +148,17 @@ def _convert(builder: GraphBuilder, call: Call) -> Value:
     if dtype is None:
         return first
     return _cast(builder, "aten::Float" if dtype in _FLOATS else "aten::Int", first)
+
+
+@rule("aten::Int", "aten::IntImplicit", "aten::Float", "aten::FloatImplicit", "aten::Bool",
+      "aten::item", "aten::ScalarImplicit")  # fmt: skip
+def _read(builder: GraphBuilder, call: Call) -> Value:
+    """Reads a number out of a tensor's data."""
+    tensor = call.values[0]
+    if not isinstance(tensor, Symbol) or not isinstance(tensor.value, torch.Tensor):
+        return NotImplemented
+    kind = _CASTS.get(call.name)
+    if kind is None:
+        dtype = tensor.value.dtype
+        kind = bool if dtype == torch.bool else float if dtype.is_floating_point else int
+    return builder.call(kind, tensor)
