@@ -6,8 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from compress.errors import CompressError, InvalidSpec
 from compress.pipeline import preflight, run
@@ -159,13 +160,22 @@ def _override(text: str) -> tuple[str, Any]:
 
 
 def _declared(text: str) -> TensorSpec:
-    """Read `name:float32:batch,3,224,224`."""
-    parts = text.split(":")
-    dtypes = get_args(TensorSpec.__annotations__["dtype"]) or ()
-    if len(parts) != 3 or (dtypes and parts[1] not in dtypes):
-        raise InvalidSpec(f"Input '{text}' is not NAME:DTYPE:SHAPE, as x:float32:batch,3,224,224.")
+    """Read `name:float32:batch,3,224,224`, or `name:int64:=16000`."""
+    form, _, value = text.partition("=")
+    parts = form.split(":")
+    dtypes = get_args(get_type_hints(TensorSpec)["dtype"])
+    try:
+        number = json.loads(value) if value else None
+    except ValueError:
+        number = value
+    known = number is None or (isinstance(number, bool | int | float) and isfinite(number))
+    if len(parts) != 3 or not known or parts[1] not in dtypes:
+        raise InvalidSpec(
+            f"Input '{text}' is not NAME:DTYPE:SHAPE, as x:float32:batch,3,224,224, nor "
+            "NAME:DTYPE:=VALUE, as rate:int64:=16000."
+        )
     shape = tuple(int(axis) if axis.isdigit() else axis for axis in parts[2].split(",") if axis)
-    return TensorSpec(name=parts[0], dtype=parts[1], shape=shape)  # type: ignore[arg-type]
+    return TensorSpec(name=parts[0], dtype=parts[1], shape=shape, value=number)  # type: ignore[arg-type]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,8 +210,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     convert.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
     convert.add_argument(
-        "--input", action="append", default=[], metavar="NAME:DTYPE:SHAPE",
-        help="shape of an input, where there is no data: x:float32:batch,3,224,224",
+        "--input", action="append", default=[], metavar="NAME:DTYPE:SHAPE[=VALUE]",
+        help="an input, where there is no data: x:float32:batch,3,224,224 or rate:int64:=16000",
     )  # fmt: skip
     return parser
 

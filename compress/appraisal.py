@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.intake import Intake, cast_inputs, refusal
+from compress.intake import Intake
 from compress.lift import load_model
 from compress.measure.fidelity import FidelityMeter, noise_fraction
 from compress.measure.latency import Comparison, compare_latency
 from compress.measure.quality import QualityMeter, within_budget
 from compress.measure.size import sha256, size_bytes
+from compress.original import refusal
 from compress.result import ArtifactReport, Baseline, Fidelity, Quality, Verdict
 from compress.spec import EngineSpec
+from compress.structure import batch_length, cast_floats
 
 _LATENCY_BUDGET_S = 6.0
 
@@ -57,18 +60,18 @@ def judge(
     done, total = 0, _judged_samples(intake, spec)
     with torch.no_grad():
         for inputs, label in _judged_batches(intake, spec):
-            cast = cast_inputs(inputs, intake.dtype)
+            cast = cast_floats(inputs, intake.dtype)
             try:
                 reference = first(*cast)
             except (RuntimeError, torch.jit.Error) as error:
-                last = done + inputs[0].shape[0] - 1
+                last = done + batch_length(inputs) - 1
                 raise refusal(error, f"samples {done} to {last}") from error
             output = second(*cast)
             fidelity.add(reference, output)
             if meters is not None:
                 meters[0].add(reference, label, reference)
                 meters[1].add(output, label, reference)
-            done += inputs[0].shape[0]
+            done += batch_length(inputs)
             on_samples(done, total)
     if meters is None:
         return Judged(None, None, fidelity.report())
@@ -81,12 +84,12 @@ def _judged_samples(intake: Intake, spec: EngineSpec) -> int:
         return intake.evaluation.samples
     if intake.calibration is not None:
         return min(intake.calibration.samples, spec.calibration_samples)
-    return sum(batch[0].shape[0] for batch in intake.made_up)
+    return sum(batch_length(batch) for batch in intake.made_up)
 
 
 def _judged_batches(
     intake: Intake, spec: EngineSpec
-) -> Iterator[tuple[Sequence[Tensor], Tensor | None]]:
+) -> Iterator[tuple[Sequence[Any], Tensor | None]]:
     if intake.judged is None:
         for batch in intake.made_up:
             yield batch, None
@@ -100,7 +103,7 @@ def race(
 ) -> Comparison:
     """Time both files on one sample, in turn, on the threads that torch is set to."""
     first, second = load_model(original), load_model(artifact)
-    sample = cast_inputs(intake.probes()[0], intake.dtype)
+    sample = cast_floats(intake.probes()[0], intake.dtype)
     with torch.no_grad():
         return compare_latency(
             lambda: first(*sample),

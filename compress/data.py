@@ -1,16 +1,17 @@
 """Datasets as memory-mapped arrays: `.npz` and `.safetensors`, larger than RAM is fine.
 
-Arrays are named `input`, or `input_0, input_1, …` in the order of forward's arguments; the first
-axis is the sample. An optional `label` holds class ids or float targets. Nothing is unpickled.
+Arrays are named `input`, or `input_0, input_1, …` in the order of forward's arguments, and
+`input_1.key` for a part of a tuple, list or dict; the first axis is the sample. An optional `label`
+holds class ids or float targets. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +21,17 @@ from compress.data_files import read_npz, read_safetensors
 from compress.errors import (
     BadCalibrationData,
     BadEvaluationData,
+    BadSignature,
+    CompressError,
     EmptyDataset,
     InvalidDataset,
     LabelMismatch,
     ShapeMismatch,
 )
+from compress.spec import Number
+from compress.spec.arguments import ForwardArgument, Layout, Slot, bind_arrays, check_number
+from compress.spec.names import Misfit, Place, order_names, read_name
 
-_NUMBERED = re.compile(r"input_(0|[1-9]\d*)")
 _SCAN_ELEMENTS = 1 << 20
 _TORCH_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1", "c8", "c16")
 
@@ -36,28 +41,63 @@ class Dataset:
     """Samples along the first axis of every array.
 
     Attributes:
-        inputs: One array per argument of forward, each `[samples, …]`.
+        inputs: One array for each tensor or number in forward's arguments, each `[samples, …]`.
         names: Names of the input arrays in the file.
         label: Class ids or float targets `[samples, …]`, or None.
+        layout: Which array goes where in the arguments; without one each is an argument.
+        numbers: Name to value of the arrays that forward takes as one Python number.
     """
 
     inputs: list[np.ndarray]
     names: list[str]
     label: np.ndarray | None = None
+    layout: Layout | None = None
+    numbers: Mapping[str, Number] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
         """Number of samples."""
         return int(self.inputs[0].shape[0])
 
-    def sample(self, start: int, stop: int) -> list[Tensor]:
-        """Return the input tensors of samples `[start, stop)`, floats as float32."""
-        return [to_tensor(array[start:stop]) for array in self.inputs]
+    def bind(self, arguments: Sequence[ForwardArgument]) -> Dataset:
+        """Return the dataset with its arrays put in their places in forward's arguments.
+
+        Raises:
+            ShapeMismatch: Arrays that are missing or too many, or a number that varies.
+            BadSignature: An argument that no array can be given for.
+        """
+        try:
+            layout = bind_arrays(arguments, self.names)
+            arrays = dict(zip(self.names, self.inputs, strict=True))
+            for slot in layout.slots:
+                check_number(slot, arrays[slot.name].dtype.name, arrays[slot.name].shape)
+        except Misfit as misfit:
+            raise as_error(misfit) from misfit
+        numbers = {
+            slot.name: _only_value(slot, arrays[slot.name])
+            for slot in layout.slots
+            if slot.type != "Tensor"
+        }
+        return replace(self, layout=layout, numbers=numbers)
+
+    def numbers_by_place(self) -> dict[Place | None, Number | None]:
+        """Return what each array is in forward's arguments: a number, or None for a tensor."""
+        return {read_name(name): self.numbers.get(name) for name in self.names}
+
+    def sample(self, start: int, stop: int) -> list[Any]:
+        """Return forward's arguments for samples `[start, stop)`, floats as float32."""
+        values: dict[str, Any] = {
+            name: self.numbers[name] if name in self.numbers else to_tensor(array[start:stop])
+            for name, array in zip(self.names, self.inputs, strict=True)
+        }
+        if self.layout is None:
+            return list(values.values())
+        return self.layout.fill(lambda slot: values[slot.name])
 
     def batches(
         self, batch_size: int, limit: int | None = None
-    ) -> Iterator[tuple[list[Tensor], Tensor | None]]:
-        """Yield `(inputs, label)` in file order, at most `limit` samples in all."""
+    ) -> Iterator[tuple[list[Any], Tensor | None]]:
+        """Yield `(arguments, label)` in file order, at most `limit` samples in all."""
         stop = self.samples if limit is None else min(limit, self.samples)
         for start in range(0, stop, batch_size):
             end = min(start + batch_size, stop)
@@ -65,9 +105,14 @@ class Dataset:
             yield self.sample(start, end), label
 
     def check_calibration(self, limit: int) -> None:
-        """Raise BadCalibrationData where the first `limit` samples cannot give ranges."""
+        """Raise BadCalibrationData where the first `limit` samples cannot give ranges.
+
+        Some arrays may be constant, such as a state that starts from zeros, but not all of them.
+        """
+        constant: dict[str, float] = {}
+        varies = False
         for name, array in zip(self.names, self.inputs, strict=True):
-            if array.dtype.kind != "f":
+            if array.dtype.kind != "f" or name in self.numbers:
                 continue
             lowest, highest = np.inf, -np.inf
             for index in range(min(limit, self.samples)):
@@ -80,11 +125,14 @@ class Dataset:
                 if sample.size:
                     lowest = min(lowest, float(sample.min()))
                     highest = max(highest, float(sample.max()))
-            if lowest >= highest:
-                raise BadCalibrationData(
-                    f"Array '{name}' is constant: samples 0 to {min(limit, self.samples) - 1} all "
-                    f"hold {lowest:g}. Calibrate with real samples."
-                )
+            varies = varies or lowest < highest
+            constant[name] = lowest
+        if constant and not varies:
+            name = next(iter(constant))
+            raise BadCalibrationData(
+                f"Array '{name}' is constant: samples 0 to {min(limit, self.samples) - 1} all "
+                f"hold {constant[name]:g}. Calibrate with real samples."
+            )
 
     def check_evaluation(self) -> None:
         """Raise BadEvaluationData at the first NaN; infinite inputs may be masks and may stay."""
@@ -162,26 +210,40 @@ def _assemble(arrays: dict[str, np.ndarray]) -> Dataset:
 
 def _input_names(found: list[str]) -> list[str]:
     """Return the input arrays' names in the order of forward's arguments."""
-    numbered = sorted((n for n in found if _NUMBERED.fullmatch(n)), key=lambda n: int(n[6:]))
-    known = {"input", "label", *numbered}
     for name in found:
-        if name not in known:
+        if name != "label" and read_name(name) is None:
             close = get_close_matches(name, ["input", "input_0", "label"], 1)
             hint = f"did you mean '{close[0]}'?" if close else "remove it."
             raise InvalidDataset(
                 f"Array '{name}' has no meaning here; arrays are named 'input' (or 'input_0', "
-                f"'input_1', …) and 'label': {hint}"
+                f"'input_1.key', …) and 'label': {hint}"
             )
-    if "input" in found and numbered:
-        raise InvalidDataset("Use either 'input' or 'input_0', 'input_1', …, not both.")
-    if "input" in found:
-        return ["input"]
-    if not numbered:
+    try:
+        names = order_names(name for name in found if name != "label")
+    except Misfit as misfit:
+        raise as_error(misfit) from misfit
+    if not names:
         if found:
             raise InvalidDataset("There is no array named 'input' or 'input_0'.")
         raise EmptyDataset("The dataset holds no arrays.")
-    expected = [f"input_{index}" for index in range(len(numbered))]
-    if numbered != expected:
-        missing = next(name for name in expected if name not in numbered)
-        raise InvalidDataset(f"Input arrays are numbered from 0 without gaps; '{missing}' is gone.")
-    return numbered
+    return names
+
+
+def as_error(misfit: Misfit) -> CompressError:
+    """Return the engine's error for arrays that do not fit."""
+    known = {"shape_mismatch": ShapeMismatch, "bad_signature": BadSignature}
+    return known.get(misfit.code, InvalidDataset)(misfit.detail)
+
+
+def _only_value(slot: Slot, array: np.ndarray) -> Number:
+    """Return the number that all samples share."""
+    first = array[0]
+    other = np.flatnonzero(array != first)
+    if other.size:
+        raise ShapeMismatch(
+            f"Argument '{slot.argument}' of forward takes a Python {slot.type}, which the model's "
+            f"control flow may hang on: '{slot.name}' must be the same for all samples, but it is "
+            f"{first} and, in sample {other[0]}, {array[other[0]]}. Make a dataset for each value."
+        )
+    value: Number = {"int": int, "float": float, "bool": bool}[slot.type](first)
+    return value

@@ -6,60 +6,61 @@ any long work begins.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compress.data import Dataset, open_dataset
-from compress.errors import (
-    BadSignature,
-    CompressError,
-    InputsUnknown,
-    LabelMismatch,
-    ModelFailed,
-    ShapeMismatch,
-)
-from compress.lift import forward_arguments, load_model
+from compress.data import Dataset, as_error, open_dataset
+from compress.errors import InputsUnknown, LabelMismatch, ShapeMismatch
 from compress.measure.outputs import primary_output
 from compress.measure.quality import pick_metric
+from compress.original import REFUSALS, Original, load_original, refusal
 from compress.result import Inputs
-from compress.spec import EngineSpec, Metric
+from compress.spec import EngineSpec, Metric, Number, TensorSpec
+from compress.spec.arguments import Slot, check_signature
+from compress.spec.declared import bind_declared
+from compress.spec.names import Misfit, read_name
+from compress.structure import map_tensors, tensors_in
 
 _NAMED_AXIS_LENGTH = 32
 """Length given to a named axis other than the first, when inputs are made up from their shapes."""
-_SHAPE_WORDS = re.compile(
-    r"shape|size|dimension|\bdim\b|channel|expected|must match|broadcast|elements|scalar type"
-    r"|dtype|data type|input type|tensor type|index out of range|multipl",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
 class Intake:
     """Files of a job, open and checked.
 
+    A batch is a list of forward's arguments: tensors, numbers, None, or lists, tuples, named tuples
+    and dicts of them.
+
     Attributes:
-        model: The original, in eval mode.
-        dtype: Element type of its floating-point arguments.
-        arguments: Names of the arguments that inputs are given for.
+        original: The model.
         calibration: Samples for scales and examples, or None.
         evaluation: Samples for quality, or None.
         made_up: Random inputs, where there is no dataset; a batch for each size the model took.
         metric: What quality is measured in, or None where nothing can be.
     """
 
-    model: torch.jit.ScriptModule
-    dtype: torch.dtype
-    arguments: list[str]
+    original: Original
     calibration: Dataset | None
     evaluation: Dataset | None
-    made_up: list[list[Tensor]]
+    made_up: list[list[Any]]
     metric: Metric | None
+
+    @property
+    def model(self) -> torch.jit.ScriptModule:
+        """The original, in eval mode, as it was loaded."""
+        return self.original.module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the original's floating-point arguments."""
+        return self.original.dtype
 
     @property
     def parameters(self) -> int:
@@ -71,21 +72,24 @@ class Intake:
         """The dataset that quality is measured on: evaluation, else calibration."""
         return self.evaluation or self.calibration
 
-    def probes(self) -> list[list[Tensor]]:
-        """Return small inputs in float32, of two batch sizes where the model takes two."""
+    def probes(self) -> list[list[Any]]:
+        """Return small batches in float32, of two sizes where the model takes two."""
         dataset = self.calibration or self.evaluation
         if dataset is None:
             return self.made_up
         single = dataset.sample(0, 1)
-        several = [torch.cat([tensor] * 3)[:3] for tensor in dataset.sample(0, 3)]
-        return [single, several] if accepts(self.model, several, self.dtype) else [single]
+        several = [
+            map_tensors(value, lambda tensor: torch.cat([tensor] * 3)[:3])
+            for value in dataset.sample(0, 3)
+        ]
+        return [single, several] if self.original.accepts(several) else [single]
 
     def step(self, dataset: Dataset, spec: EngineSpec) -> int:
         """Return the samples per call: as asked for, or 1 where the model takes single ones."""
         several = dataset.sample(0, min(2, dataset.samples))
-        return spec.calibration_batch_size if accepts(self.model, several, self.dtype) else 1
+        return spec.calibration_batch_size if self.original.accepts(several) else 1
 
-    def calibration_batches(self, spec: EngineSpec) -> Iterator[list[Tensor]]:
+    def calibration_batches(self, spec: EngineSpec) -> Iterator[list[Any]]:
         """Yield calibration batches of the size and number that the spec asks for."""
         assert self.calibration is not None  # open_intake has refused a job without
         step = self.step(self.calibration, spec)
@@ -103,12 +107,17 @@ def open_intake(spec: EngineSpec, inputs: Inputs, scratch: Path) -> Intake:
 
     Raises:
         InputsUnknown: Nothing tells what the model is fed with.
+        BadSignature: An argument that nothing can be given for.
         ShapeMismatch: Arrays that the model does not take.
         CompressError: Any other fault of the files; see errors.py.
     """
-    model = load_model(inputs.model)
-    calibration = _open(inputs.calibration, scratch)
-    evaluation = _open(inputs.evaluation, scratch)
+    original = load_original(inputs.model)
+    try:
+        check_signature(original.arguments)
+    except Misfit as misfit:
+        raise as_error(misfit) from misfit
+    calibration = _open(inputs.calibration, original, scratch)
+    evaluation = _open(inputs.evaluation, original, scratch)
     if spec.method == "ptq" and calibration is None:
         raise InputsUnknown(
             "Static quantization finds its scales from samples; give a calibration dataset "
@@ -119,82 +128,48 @@ def open_intake(spec: EngineSpec, inputs: Inputs, scratch: Path) -> Intake:
             "Nothing tells what the model is fed with; give a calibration or evaluation dataset, "
             "or the shapes of its inputs."
         )
-    dtype = float_dtype(model)
-    arguments: list[str] = []
+    _check_alike(calibration, evaluation)
+    made_up: list[list[Any]] = []
+    if calibration is None and evaluation is None:
+        made_up = _make_up(original, inputs.model_inputs, spec.seed)
     for role, dataset in (("evaluation", evaluation), ("calibration", calibration)):
         if dataset is not None:
-            arguments = check_arguments(model, dataset.names)
-            check_takes(model, dataset, dtype, role)
-    made_up: list[list[Tensor]] = []
-    if not arguments:
-        made_up = _make_up(model, inputs.model_inputs, dtype, spec.seed)
-        arguments = check_arguments(model, [one.name for one in inputs.model_inputs])
+            _check_takes(original, dataset, role)
     if calibration is not None:
         calibration.check_calibration(spec.calibration_samples)
     if evaluation is not None:
         evaluation.check_evaluation()
-    metric = _metric(spec, model, dtype, evaluation, calibration)
-    return Intake(model, dtype, arguments, calibration, evaluation, made_up, metric)
+    metric = _metric(spec, original, evaluation, calibration)
+    return Intake(original, calibration, evaluation, made_up, metric)
 
 
-def run_original(
-    model: torch.jit.ScriptModule, inputs: Sequence[Tensor], dtype: torch.dtype
-) -> Any:
-    """Run the model on inputs in float32, cast to what it takes."""
-    with torch.no_grad():
-        return model(*cast_inputs(inputs, dtype))
+def _open(path: Path | None, original: Original, scratch: Path) -> Dataset | None:
+    return None if path is None else open_dataset(path, scratch).bind(original.arguments)
 
 
-def cast_inputs(inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """Return the inputs with their floating-point tensors in `dtype`."""
-    return [value.to(dtype) if value.is_floating_point() else value for value in inputs]
-
-
-def accepts(model: torch.jit.ScriptModule, inputs: Sequence[Tensor], dtype: torch.dtype) -> bool:
-    """Whether the model runs on these inputs at all."""
-    try:
-        run_original(model, inputs, dtype)
-    except (RuntimeError, torch.jit.Error, IndexError):
-        return False
-    return True
-
-
-def float_dtype(model: torch.jit.ScriptModule) -> torch.dtype:
-    """Return the element type of the model's weights if all share one, else float32."""
-    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
-    return dtypes.pop() if len(dtypes) == 1 else torch.float32
-
-
-def check_arguments(model: torch.jit.ScriptModule, names: Sequence[str]) -> list[str]:
-    """Return the names of the arguments that `names` feed, in order.
-
-    Raises:
-        ShapeMismatch: Too few or too many arrays.
-        BadSignature: An argument to be fed is no tensor.
-    """
-    arguments = forward_arguments(model)
-    needed = [argument for argument in arguments if not argument.has_default]
-    if not len(needed) <= len(names) <= len(arguments):
-        told = ", ".join(argument.name for argument in arguments) or "none"
-        count = str(len(needed)) if len(needed) == len(arguments) else (
-            f"{len(needed)} to {len(arguments)}"
-        )  # fmt: skip
+def _check_alike(calibration: Dataset | None, evaluation: Dataset | None) -> None:
+    """A compressed model is made for the arguments that calibration gives, and for its numbers."""
+    if calibration is None or evaluation is None:
+        return
+    ours, theirs = calibration.numbers_by_place(), evaluation.numbers_by_place()
+    unmatched = ours.keys() ^ theirs.keys()
+    if unmatched:
+        names = {*calibration.names, *evaluation.names}
+        told = ", ".join(sorted(name for name in names if read_name(name) in unmatched))
         raise ShapeMismatch(
-            f"forward takes {count} inputs ({told}), but the data holds {len(names)} "
-            f"({', '.join(names)})."
+            "Calibration and evaluation data must give the same arguments of forward; only one of "
+            f"them has {told}."
         )
-    for argument in arguments[: len(names)]:
-        if argument.type not in ("Tensor", "Optional[Tensor]"):
-            raise BadSignature(
-                f"Argument '{argument.name}' of forward is of type {argument.type}; only tensors "
-                "can be given."
+    for place, number in ours.items():
+        if theirs[place] != number:
+            raise ShapeMismatch(
+                f"A number that forward takes is {number} in the calibration data and "
+                f"{theirs[place]} in the evaluation data; a compressed model is made for one "
+                "value, so give both the same."
             )
-    return [argument.name for argument in arguments[: len(names)]]
 
 
-def check_takes(
-    model: torch.jit.ScriptModule, dataset: Dataset, dtype: torch.dtype, role: str
-) -> None:
+def _check_takes(original: Original, dataset: Dataset, role: str) -> None:
     """Run the model on one sample.
 
     Raises:
@@ -203,8 +178,8 @@ def check_takes(
     """
     sample = dataset.sample(0, 1)
     try:
-        run_original(model, sample, dtype)
-    except (RuntimeError, torch.jit.Error, IndexError) as error:
+        original.run(sample)
+    except REFUSALS as error:
         told = ", ".join(
             f"'{name}' {['batch', *array.shape[1:]]} {array.dtype}"
             for name, array in zip(dataset.names, dataset.inputs, strict=True)
@@ -212,59 +187,46 @@ def check_takes(
         raise refusal(error, f"the {role} data ({told})".replace("'batch'", "batch")) from error
 
 
-def refusal(error: Exception, what: str) -> CompressError:
-    """Return the error to raise where the model raised `error` on `what`."""
-    text = clean_message(error)
-    if _SHAPE_WORDS.search(text):
-        return ShapeMismatch(f"The model does not take {what}; it says: {text}")
-    return ModelFailed(f"The model itself failed on {what}; it says: {text}")
-
-
-def clean_message(error: Exception) -> str:
-    """Return the heart of an error raised in TorchScript: no trace, no code, no path."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = [
-        match
-        for line in lines
-        if (match := re.match(r"(?:[\w.]*(?:Error|Exception)): (.+)", line)) is not None
-    ]
-    text = raised[-1].group(1) if raised else (lines[0] if lines else type(error).__name__)
-    text = re.sub(r"(?:/[\w.+-]+){2,}", "…", text)
-    return text if len(text) <= 300 else text[:299] + "…"
-
-
-def _open(path: Path | None, scratch: Path) -> Dataset | None:
-    return None if path is None else open_dataset(path, scratch)
-
-
-def _make_up(
-    model: torch.jit.ScriptModule, specs: Sequence[Any], dtype: torch.dtype, seed: int
-) -> list[list[Tensor]]:
+def _make_up(original: Original, specs: Sequence[TensorSpec], seed: int) -> list[list[Any]]:
     """Return random inputs of the declared shapes, of each batch size that the model takes."""
+    try:
+        layout = bind_declared(original.arguments, specs)
+    except Misfit as misfit:
+        raise as_error(misfit) from misfit
     generator = torch.Generator().manual_seed(seed)
-    batches: list[list[Tensor]] = []
+    declared = {spec.name: spec for spec in specs}
+
+    def value_of(slot: Slot, samples: int) -> Tensor | Number | None:
+        spec = declared[slot.name]
+        return _random(spec, samples, generator) if slot.type == "Tensor" else spec.value
+
+    batches: list[list[Any]] = []
     for samples in (1, 3):
-        batch = [_random(spec, samples, generator) for spec in specs]
+        batch = layout.fill(partial(value_of, samples=samples))
         if not batches:
             try:
-                run_original(model, batch, dtype)
-            except (RuntimeError, torch.jit.Error, IndexError) as error:
+                original.run(batch)
+            except REFUSALS as error:
                 told = ", ".join(f"'{spec.name}' {list(spec.shape)} {spec.dtype}" for spec in specs)
                 raise refusal(error, f"inputs of the declared shapes ({told})") from error
             batches.append(batch)
-        elif [t.shape for t in batch] != [t.shape for t in batches[0]] and accepts(
-            model, batch, dtype
-        ):
+        elif _shapes(batch) != _shapes(batches[0]) and original.accepts(batch):
             batches.append(batch)
     return batches
 
 
-def _random(spec: Any, samples: int, generator: torch.Generator) -> Tensor:
+def _shapes(batch: list[Any]) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors_in(batch)]
+
+
+def _random(spec: TensorSpec, samples: int, generator: torch.Generator) -> Tensor:
     shape = [
         length if isinstance(length, int) else samples if axis == 0 else _NAMED_AXIS_LENGTH
         for axis, length in enumerate(spec.shape)
     ]
-    dtype = getattr(torch, spec.dtype)
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    if spec.value is not None:
+        return torch.full(shape, spec.value, dtype=dtype)
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator)
     return torch.randint(0, 2, shape, generator=generator).to(dtype)
@@ -272,8 +234,7 @@ def _random(spec: Any, samples: int, generator: torch.Generator) -> Tensor:
 
 def _metric(
     spec: EngineSpec,
-    model: torch.jit.ScriptModule,
-    dtype: torch.dtype,
+    original: Original,
     evaluation: Dataset | None,
     calibration: Dataset | None,
 ) -> Metric | None:
@@ -287,7 +248,7 @@ def _metric(
     asked = spec.metric
     if asked is None and evaluation is None:
         label = None  # calibration data is judged by agreement, however it is labelled
-    output = run_original(model, sample, dtype)
+    output = original.run(sample)
     metric = pick_metric(asked, label, output)
     if metric in ("top1", "top5") and dataset.label is not None:
         classes = primary_output(output).shape[1]

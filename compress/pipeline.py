@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from compress.appraisal import judge, race, recommend, report_artifact, report_baseline
 from compress.errors import DeviceUnavailable, InvalidSpec, OutOfMemory
@@ -28,6 +27,7 @@ from compress.provenance import trace_provenance, write_manifest
 from compress.quantize import Quantized, quantize_static, to_float32, to_half
 from compress.result import Inputs, Result, Sink
 from compress.spec import METHODS, ConvertConfig, EngineSpec, PtqConfig
+from compress.structure import batch_length
 
 _PROBE_SAMPLES = 4
 """Calibration samples on which the error of each layer is measured."""
@@ -175,11 +175,11 @@ def _compress(
     assert dataset is not None  # open_intake has refused a job without
     total = min(dataset.samples, spec.calibration_samples)
 
-    def counted() -> Iterator[list[Tensor]]:
+    def counted() -> Iterator[list[Any]]:
         done = 0
         for batch in intake.calibration_batches(spec):
             yield batch
-            done += batch[0].shape[0]
+            done += batch_length(batch)
             progress.part(done / total, f"calibrating {done}/{total}")
 
     progress.stage("calibrate", f"calibrating 0/{total}")
@@ -201,7 +201,7 @@ def _convert(config: ConvertConfig, lifted: Lifted) -> Quantized:
     return to_float32(lifted.graph_module)
 
 
-def _example(intake: Intake) -> list[Tensor]:
+def _example(intake: Intake) -> list[Any]:
     """Return the batch that is lifted: of several samples, where the model takes such."""
     return intake.probes()[-1]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -29,3 +30,17 @@ def tensors_in(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
     map_tensors(value, found.append)
     return found
+
+
+def cast_floats(inputs: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+    """Copies a call's arguments, with their floating-point tensors in `dtype`."""
+    return [
+        map_tensors(value, lambda each: each.to(dtype) if each.is_floating_point() else each)
+        for value in inputs
+    ]
+
+
+def batch_length(inputs: Sequence[Any]) -> int:
+    """Length of the first axis of the first tensor in a call's arguments; 1 where it has none."""
+    tensors = tensors_in(list(inputs))
+    return int(tensors[0].shape[0]) if tensors and tensors[0].dim() else 1

@@ -10,10 +10,12 @@ from compress.errors import BadOutput
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """Return all tensors of tuples, lists and dicts, in order.
+    """Return all tensors of tuples, named tuples, lists and dicts, in order.
+
+    None, numbers and texts in between hold none.
 
     Raises:
-        BadOutput: Something that is neither a tensor nor a structure of them.
+        BadOutput: Something that is neither of these.
     """
     if isinstance(output, Tensor):
         return [output.dequantize() if output.is_quantized else output]
@@ -21,7 +23,7 @@ def output_tensors(output: Any) -> list[Tensor]:
         return [tensor for value in output.values() for tensor in output_tensors(value)]
     if isinstance(output, tuple | list):
         return [tensor for value in output for tensor in output_tensors(value)]
-    if output is None or isinstance(output, bool | int | float):
+    if output is None or isinstance(output, bool | int | float | str):
         return []
     raise BadOutput(
         f"Forward returns a {type(output).__name__}; return tensors, or tuples, lists or dicts "
@@ -42,7 +44,10 @@ def primary_output(output: Any) -> Tensor:
 
 
 def same_structure(left: Any, right: Any) -> bool:
-    """Whether two outputs nest alike and their tensors agree in shape and element type."""
+    """Whether two outputs nest alike and their tensors agree in shape and element type.
+
+    Named tuples agree in the names of their fields, too; each load makes its own class of them.
+    """
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return left.shape == right.shape and left.dtype == right.dtype
     if isinstance(left, dict) and isinstance(right, dict):
@@ -50,6 +55,7 @@ def same_structure(left: Any, right: Any) -> bool:
     if isinstance(left, tuple | list) and isinstance(right, tuple | list):
         return (
             isinstance(left, tuple) == isinstance(right, tuple)
+            and getattr(left, "_fields", None) == getattr(right, "_fields", None)
             and len(left) == len(right)
             and all(same_structure(a, b) for a, b in zip(left, right, strict=True))
         )

@@ -13,8 +13,8 @@ from safetensors.numpy import save
 from starlette.testclient import TestClient
 from torch import Tensor, nn
 
-from tests.app.structured import Structured
 from tests.compress import zoo
+from tests.compress.structured import Structured
 
 
 def saved(module: torch.jit.ScriptModule) -> bytes:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from compress import appraisal
-from compress.__main__ import main
+from compress.__main__ import _declared, main
+from compress.errors import InvalidSpec
+from compress.spec import TensorSpec
 from tests.compress import zoo
 
 
@@ -48,6 +50,15 @@ def test_convert_takes_declared_shapes(files: tuple[str, str], tmp_path: Path) -
     arguments = ["convert", files[0], "--input", "image:float32:batch,1,8,8"]
     assert main([*arguments, "--precision", "fp16", "-o", str(tmp_path)]) == 0
     assert (tmp_path / "model.fp16.torchscript.pt").exists()
+
+
+def test_a_declared_input_may_be_a_number() -> None:
+    assert _declared("rate:int64:=16000") == TensorSpec(name="rate", dtype="int64", value=16000)
+    assert _declared("on:bool:=true").value is True
+    assert _declared("mask:float32:batch,4=0.5").shape == ("batch", 4)
+    for text in ("x", "x:float32", "x:float99:2", "x:int64:=many", "x:float32:=NaN", 'x:int8:="1"'):
+        with pytest.raises(InvalidSpec, match="is not NAME"):
+            _declared(text)
 
 
 def test_preflight_prints_json(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from compress.data import open_dataset
 from compress.errors import (
     BadCalibrationData,
     BadEvaluationData,
+    BadSignature,
     CompressError,
     EmptyDataset,
     InvalidDataset,
@@ -22,6 +23,7 @@ from compress.errors import (
     ObjectArrays,
     ShapeMismatch,
 )
+from compress.spec.arguments import ForwardArgument
 
 
 def save_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> Path:
@@ -108,7 +110,8 @@ def test_numbered_inputs_sort_by_number_not_by_text(tmp_path: Path) -> None:
             ShapeMismatch,
             "input_1 has 5",
         ),
-        ({"input_0": np.zeros(4), "input_2": np.zeros(4)}, InvalidDataset, "input_1"),
+        ({"input_0": np.zeros(4), "input_0.a": np.zeros(4)}, InvalidDataset, "part of it"),
+        ({"input.a": np.zeros(4), "input.b": np.zeros(5)}, ShapeMismatch, "input.b has 5"),
         ({"input": np.zeros(4), "input_0": np.zeros(4)}, InvalidDataset, "either"),
         ({"input": np.zeros(4), "labels": np.zeros(4)}, InvalidDataset, "did you mean 'label'"),
         ({"input": np.array(["a", "b"])}, InvalidDataset, "element type"),
@@ -181,6 +184,72 @@ def test_bad_calibration_samples_are_named(tmp_path: Path) -> None:
     dataset.check_calibration(4)
     with pytest.raises(BadCalibrationData, match="'input', sample 4"):
         dataset.check_calibration(5)
+
+
+def test_a_state_of_zeros_beside_real_samples_calibrates(tmp_path: Path) -> None:
+    arrays = {"input_0": images(), "input_1.h": np.zeros((7, 4)), "input_1.c": np.ones((7, 4))}
+    np.savez(tmp_path / "d.npz", **arrays)
+    open_dataset(tmp_path / "d.npz", tmp_path).check_calibration(7)
+    np.savez(tmp_path / "d.npz", **{**arrays, "input_0": np.ones((7, 3))})
+    with pytest.raises(BadCalibrationData, match="'input_0' is constant"):
+        open_dataset(tmp_path / "d.npz", tmp_path).check_calibration(7)
+
+
+def takes(*types: str) -> list[ForwardArgument]:
+    return [
+        ForwardArgument(name=name, type=kind, has_default=kind.startswith("Optional"))
+        for name, kind in zip("abcdef", types, strict=False)
+    ]
+
+
+def test_bound_arrays_fill_the_arguments_of_forward(tmp_path: Path) -> None:
+    np.savez(
+        tmp_path / "d.npz",
+        **{
+            "input_0": images(),
+            "input_2.0.x": np.arange(7.0),
+            "input_2.1": np.arange(7),
+            "input_3": np.full(7, 16000),
+            "input_4": np.full(7, 0.5, "f2"),
+            "input_5": np.ones(7, bool),
+            "label": np.arange(7),
+        },
+    )
+    dataset = open_dataset(tmp_path / "d.npz", tmp_path)
+    bound = dataset.bind(
+        takes(
+            "Tensor", "Optional[Tensor]", "Tuple[Dict[str, Tensor], Tensor]", "int", "float", "bool"
+        )
+    )
+    [(batch, label)] = bound.batches(4, 3)
+    assert label is not None
+    image, missing, (words, ids), rate, scale, flag = batch
+    assert (image.shape, missing, ids.tolist()) == ((3, 3, 4, 4), None, [0, 1, 2])
+    assert (words["x"].tolist(), words["x"].dtype) == ([0, 1, 2], torch.float32)
+    assert [rate, scale, flag] == [16000, 0.5, True]
+    assert [type(number) for number in (rate, scale, flag)] == [int, float, bool]
+    bound.check_calibration(7)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "arrays", "error", "told"),
+    [
+        (("int",), {"input": np.array([1, 1, 2])}, ShapeMismatch, "1 and, in sample 2, 2"),
+        (("int",), {"input": np.ones(3)}, ShapeMismatch, "a Python int"),
+        (("Tensor", "str"), {"input_0": np.ones(3), "input_1": np.ones(3)}, BadSignature, "'b'"),
+        (("Tensor", "Tensor"), {"input": np.ones(3)}, ShapeMismatch, "'b' takes input_1"),
+    ],
+)
+def test_arrays_that_forward_does_not_take(
+    kinds: tuple[str, ...],
+    arrays: dict[str, np.ndarray],
+    error: type[CompressError],
+    told: str,
+    tmp_path: Path,
+) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(error, match=told):
+        open_dataset(tmp_path / "d.npz", tmp_path).bind(takes(*kinds))
 
 
 def test_nan_in_evaluation_data_is_found_and_an_infinite_mask_is_not(tmp_path: Path) -> None:

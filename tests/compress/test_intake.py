@@ -15,6 +15,7 @@ from compress import appraisal
 from compress.errors import (
     BadCalibrationData,
     BadEvaluationData,
+    BadSignature,
     CompressError,
     DeviceUnavailable,
     InputsUnknown,
@@ -24,10 +25,12 @@ from compress.errors import (
     ModelFailed,
     ShapeMismatch,
 )
+from compress.intake import Intake, open_intake
 from compress.pipeline import run
 from compress.result import Inputs
-from compress.spec import ConvertConfig, EngineSpec, Method, PtqConfig
-from tests.compress import zoo
+from compress.spec import ConvertConfig, EngineSpec, Method, PtqConfig, TensorSpec
+from compress.structure import batch_length, tensors_in
+from tests.compress import structured, zoo
 from tests.compress.sinks import Recorder, out_dir
 
 
@@ -157,3 +160,108 @@ def test_a_late_sample_that_the_original_fails_on_is_named(tmp_path: Path) -> No
     )
     with pytest.raises(CompressError, match=r"samples 4 to 7.*out of"):
         run(EngineSpec(calibration_batch_size=4), inputs, Recorder(), out_dir(tmp_path))
+
+
+def opened(model: nn.Module, tmp_path: Path, *datasets: dict[str, Any], **inputs: Any) -> Intake:
+    """Open a scripted model with calibration and, if given, evaluation arrays."""
+    torch.jit.script(model.eval()).save(str(tmp_path / "m.pt"))
+    files = {}
+    for role, arrays in zip(("calibration", "evaluation"), datasets, strict=False):
+        files[role] = tmp_path / f"{role}.npz"
+        np.savez(files[role], **arrays)
+    method: Method = "ptq" if datasets else "convert"
+    config = PtqConfig() if datasets else ConvertConfig()
+    spec = EngineSpec(method=method, config=config, calibration_batch_size=3)
+    return open_intake(spec, Inputs(model=tmp_path / "m.pt", **files, **inputs), tmp_path)
+
+
+ROWS = GOOD[:, 0, 0, :4]
+STRUCTURED = {
+    "input_0.ids": ROWS,
+    "input_0.inner.sizes.0": ROWS,
+    "input_0.inner.sizes.1": np.full(8, 3),
+    "input_1.x": ROWS.astype("f2"),
+}
+
+
+def test_batches_hold_one_entry_per_argument(tmp_path: Path) -> None:
+    arrays = STRUCTURED | {"input_3": np.full(8, 0.5), "label": np.arange(8) % 3}
+    intake = opened(structured.Structured(), tmp_path, arrays)
+    single, several = intake.probes()
+    assert [batch_length(batch) for batch in (single, several)] == [1, 3]
+    batch, more, bias, scale = several
+    assert (type(batch).__name__, batch.mask, bias, scale) == ("Outer", None, None, 0.5)
+    assert (batch.ids.shape, batch.inner.sizes[1]) == ((3, 4), 3)
+    assert more["x"].dtype == torch.float32
+    batches = list(intake.calibration_batches(EngineSpec(calibration_batch_size=3)))
+    assert [batch_length(batch) for batch in batches] == [3, 3, 2]
+    assert intake.original.run(batches[0]).width == 4
+    assert intake.metric == "agreement"
+
+
+def test_two_datasets_must_give_the_same_arguments_and_numbers(tmp_path: Path) -> None:
+    model = structured.Structured()
+    opened(model, tmp_path, STRUCTURED, STRUCTURED)
+    other = STRUCTURED | {"input_0.inner.sizes.1": np.full(8, 4)}
+    with pytest.raises(ShapeMismatch, match="is 3 in the calibration data and 4 in"):
+        opened(model, tmp_path, STRUCTURED, other)
+    with pytest.raises(ShapeMismatch, match=r"only one of them has input_2, input_3\."):
+        opened(model, tmp_path, STRUCTURED | {"input_2": ROWS[:, :3], "input_3": np.ones(8)}, other)
+
+
+def test_declared_inputs_of_any_type_make_batches_up(tmp_path: Path) -> None:
+    declared = (
+        TensorSpec(name="batch.ids", shape=("batch", 4)),
+        TensorSpec(name="batch.inner.sizes.0", shape=("batch", 4), value=2),
+        TensorSpec(name="batch.inner.sizes.1", dtype="int64", value=3),
+        TensorSpec(name="more.x", shape=("batch", 4), dtype="float64"),
+        TensorSpec(name="scale", value=0.5),
+    )
+    intake = opened(structured.Structured(), tmp_path, model_inputs=declared)
+    assert [batch_length(batch) for batch in intake.made_up] == [1, 3]
+    batch, _, bias, scale = intake.made_up[1]
+    assert batch.inner.sizes[0].tolist() == [[2.0] * 4] * 3
+    assert (batch.inner.sizes[1], bias, scale) == (3, None, 0.5)
+    assert len(tensors_in(intake.made_up[1])) == 3
+    with pytest.raises(ShapeMismatch, match=r"argument 'more' takes more\.KEY"):
+        opened(structured.Structured(), tmp_path, model_inputs=declared[:3])
+
+
+class Spoken(nn.Module):
+    def forward(self, x: Tensor, language: str) -> Tensor:
+        return x if language == "en" else -x
+
+
+class Silent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.ones(2))
+
+    def forward(self) -> Tensor:
+        return self.constant
+
+
+@pytest.mark.parametrize("model", [Spoken, Silent])
+def test_a_forward_that_arrays_cannot_be_given_to(model: type[nn.Module], tmp_path: Path) -> None:
+    with pytest.raises(BadSignature):
+        opened(model(), tmp_path, {"input": ROWS})
+
+
+class Streaming(nn.Module):
+    """Adds what came before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("before", torch.zeros(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.before = self.layer(x).mean(0, keepdim=True) + self.before
+        return self.before.expand(x.size(0), 2)
+
+
+def test_looking_at_a_model_leaves_its_state_as_it_came(tmp_path: Path) -> None:
+    intake = opened(Streaming(), tmp_path, {"input": ROWS}, {"input": ROWS})
+    assert len(intake.probes()) == 2
+    assert len(list(intake.calibration_batches(EngineSpec()))) == 1
+    assert not intake.model.before.any()

@@ -78,7 +78,7 @@ def test_fields_of_named_tuples_are_listed(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     path.write_bytes(samples.structured())
     batch, more, bias, scale = scan_model(path).arguments
-    outer, inner = (f"__torch__.tests.app.structured.{name}" for name in ("Outer", "Inner"))
+    outer, inner = (f"__torch__.tests.compress.structured.{name}" for name in ("Outer", "Inner"))
     assert batch == {
         "name": "batch",
         "type": outer,
@@ -97,7 +97,7 @@ def test_fields_of_named_tuples_are_listed(tmp_path: Path) -> None:
 def test_named_tuples_that_hold_each_other_end(tmp_path: Path) -> None:
     def loop(name: str, content: bytes) -> tuple[str, bytes]:
         return name, content.replace(
-            b"sizes : Tuple[Tensor, int]", b"sizes : __torch__.tests.app.structured.Outer"
+            b"sizes : Tuple[Tensor, int]", b"sizes : __torch__.tests.compress.structured.Outer"
         )
 
     path = tmp_path / "m.pt"

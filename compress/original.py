@@ -1,0 +1,158 @@
+"""The uploaded model, run to see what it takes and answers, and left as it came."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.errors import CompressError, ModelFailed, ShapeMismatch
+from compress.lift import load_model
+from compress.spec.arguments import ForwardArgument
+from compress.structure import cast_floats
+
+REFUSALS = (RuntimeError, torch.jit.Error, IndexError)
+"""What TorchScript raises where a model does not run on its inputs."""
+_SHAPE_WORDS = re.compile(
+    r"shape|size|dimension|\bdim\b|channel|expected|must match|broadcast|elements|scalar type"
+    r"|dtype|data type|input type|tensor type|index out of range|multipl",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A model that stays as its file has it.
+
+    Attributes:
+        module: The model, in eval mode.
+        dtype: Element type of its floating-point arguments.
+        arguments: What forward takes.
+        keeps_state: Whether a call changes what the next one answers; each `run` then starts anew.
+    """
+
+    module: torch.jit.ScriptModule
+    dtype: torch.dtype
+    arguments: tuple[ForwardArgument, ...]
+    keeps_state: bool
+
+    def run(self, inputs: Sequence[Any]) -> Any:
+        """Run the model on inputs in float32, cast to what it takes."""
+        module = copy.deepcopy(self.module) if self.keeps_state else self.module
+        with torch.no_grad():
+            return module(*cast_floats(inputs, self.dtype))
+
+    def accepts(self, inputs: Sequence[Any]) -> bool:
+        """Whether the model runs on these inputs at all."""
+        try:
+            self.run(inputs)
+        except REFUSALS:
+            return False
+        return True
+
+
+def load_original(path: Path) -> Original:
+    """Load a TorchScript file.
+
+    Raises:
+        InvalidModel: The file cannot be read as TorchScript.
+        BadSignature: It holds no forward.
+    """
+    module = load_model(path)
+    return Original(module, float_dtype(module), tuple(read_arguments(module)), has_state(module))
+
+
+def read_arguments(module: torch.jit.ScriptModule) -> list[ForwardArgument]:
+    """Return what forward takes, without self."""
+    arguments = []
+    for argument in module._c._get_method("forward").schema.arguments[1:]:
+        has_default = argument.has_default_value()
+        arguments.append(
+            ForwardArgument(
+                name=argument.name,
+                type=str(argument.type),
+                has_default=has_default,
+                default=argument.default_value if has_default else None,
+                fields=_named_tuples(argument.type),
+            )
+        )
+    return arguments
+
+
+def _named_tuples(kind: Any) -> dict[str, dict[str, str]]:
+    """Return the fields of all named tuples in a type: full name to field to type."""
+    found: dict[str, dict[str, str]] = {}
+    waiting = [kind]
+    while waiting:
+        kind = waiting.pop()
+        parts = list(kind.containedTypes())
+        if kind.kind() == "TupleType" and kind.str().startswith("NamedTuple("):
+            names = _field_names(kind.str())
+            found[str(kind)] = dict(zip(names, map(str, parts), strict=True))
+        waiting.extend(parts)
+    return found
+
+
+def _field_names(text: str) -> list[str]:
+    """Read the names in `NamedTuple(x : Tensor, y : NamedTuple(z : int))`, of the outer one."""
+    names: list[str] = []
+    depth = 0
+    for token in re.findall(r"\w+ : |[()\[\]]", text):
+        if token in "([":
+            depth += 1
+        elif token in ")]":
+            depth -= 1
+        elif depth == 1:
+            names.append(token.removesuffix(" : "))
+    return names
+
+
+def float_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
+    """Return the element type of the model's weights if all share one, else float32."""
+    dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+
+def has_state(module: torch.jit.ScriptModule) -> bool:
+    """Whether forward, in eval mode, assigns to an attribute or writes into what one holds."""
+    graph = module._c._get_method("forward").graph.copy()
+    torch._C._jit_pass_inline(graph)
+    for node in graph.findAllNodes("prim::GetAttr", True):
+        if node.s("name") == "training":
+            with graph.insert_point_guard(node):
+                node.output().replaceAllUsesWith(graph.insertConstant(False))
+    torch._C._jit_pass_constant_propagation(graph)  # drops what only training does
+    if graph.findAllNodes("prim::SetAttr", True):
+        return True
+    aliases = graph.alias_db()
+    return any(
+        aliases.has_writers(node.output())
+        for node in graph.findAllNodes("prim::GetAttr", True)
+        if node.output().type().kind() != "ClassType"
+    )
+
+
+def refusal(error: Exception, what: str) -> CompressError:
+    """Return the error to raise where the model raised `error` on `what`."""
+    text = clean_message(error)
+    if _SHAPE_WORDS.search(text):
+        return ShapeMismatch(f"The model does not take {what}; it says: {text}")
+    return ModelFailed(f"The model itself failed on {what}; it says: {text}")
+
+
+def clean_message(error: Exception) -> str:
+    """Return the heart of an error raised in TorchScript: no trace, no code, no path."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    raised = [
+        match
+        for line in lines
+        if (match := re.match(r"(?:[\w.]*(?:Error|Exception)): (.+)", line)) is not None
+    ]
+    text = raised[-1].group(1) if raised else (lines[0] if lines else type(error).__name__)
+    text = re.sub(r"(?:/[\w.+-]+){2,}", "…", text)
+    return text if len(text) <= 300 else text[:299] + "…"
