@@ -13,6 +13,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictFloat,
+    StrictInt,
 )
 
 from app.fields import DatasetId, LabelKey, Labels, ModelId
@@ -30,9 +32,9 @@ class Calibration(BaseModel):
     model_config = _STRICT
 
     dataset_id: DatasetId
-    samples: Annotated[int, Field(ge=1, le=1_000_000)] = 256
+    samples: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 256
     """At most so many samples are used."""
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    batch_size: Annotated[StrictInt, Field(ge=1, le=65_536)] = 32
 
 
 class Evaluation(BaseModel):
@@ -59,12 +61,12 @@ class JobFields(BaseModel):
     """Kind of processor the artifacts are for."""
     device: Device = "auto"
     """Where the job computes."""
-    max_accuracy_drop: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
+    max_accuracy_drop: Annotated[StrictFloat, Field(ge=0, le=1, allow_inf_nan=False)] = 0.01
     """Budget for `recommended`: 0.01 is one point."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**32)] = 0
+    priority: Annotated[StrictInt, Field(ge=-100, le=100)] = 0
     """Higher runs first."""
-    timeout_s: Annotated[int, Field(ge=1)] | None = None
+    timeout_s: Annotated[StrictInt, Field(ge=1)] | None = None
     """Default and maximum: see `/v1/system`."""
     labels: Labels = {}
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 
 from app.fields import ArtifactId, Labels, Name
 from compress.spec import TensorSpec
 
-InputsField: TypeAdapter[list[TensorSpec]] = TypeAdapter(list[TensorSpec])
+_PLAIN_INPUTS: TypeAdapter[list[TensorSpec]] = TypeAdapter(list[TensorSpec])
+
+
+def _refuse_lookalikes(value: Any, validate: ValidatorFunctionWrapHandler) -> list[TensorSpec]:
+    """Refuse `"5"`, `true` and `5.0` where a whole number belongs.
+
+    Only JSON text can be read strictly: strict dataclasses take no objects, strict tuples no lists.
+    """
+    validate(value)  # what is left after it can be written as JSON
+    return _PLAIN_INPUTS.validate_json(json.dumps(value), strict=True)
+
+
+Inputs = Annotated[list[TensorSpec], WrapValidator(_refuse_lookalikes)]
+InputsField: TypeAdapter[list[TensorSpec]] = TypeAdapter(Inputs)
 
 
 class ModelFromArtifact(BaseModel):
@@ -20,7 +34,7 @@ class ModelFromArtifact(BaseModel):
 
     artifact_id: ArtifactId
     name: Name
-    inputs: list[TensorSpec] | None = None
+    inputs: Inputs | None = None
     labels: Labels = {}
 
 
