@@ -1,7 +1,8 @@
-"""Middleware that bounds JSON bodies, in size and depth, before anything parses them."""
+"""Middleware that bounds bodies: JSON in size and depth before anything parses it, all in time."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from starlette.concurrency import run_in_threadpool
@@ -9,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import BadRequest, ServiceError, TooLarge
+from app.errors import BadRequest, RequestTimeout, ServiceError, TooLarge
 from app.problems import error_response
 
 MAX_DEPTH = 32
@@ -18,15 +19,22 @@ _SMALL_BYTES = 64 * 1024
 
 
 class BodyGuardMiddleware:
-    """Reads the body up to the limit and hands it on; uploads stream past it untouched."""
+    """Reads the body up to the limit and hands it on; uploads stream past it, but may not stall."""
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int, upload_paths: frozenset[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, *, limit_bytes: int, stall_s: float, upload_paths: frozenset[str]
+    ) -> None:
         self.app = app
         self.limit_bytes = limit_bytes
+        self.stall_s = stall_s
         self.upload_paths = upload_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._is_upload(scope):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        receive = _in_time(receive, self.stall_s)
+        if self._is_upload(scope):
             await self.app(scope, receive, send)
             return
         try:
@@ -75,6 +83,28 @@ class BodyGuardMiddleware:
         return TooLarge(
             f"The body is larger than {self.limit_bytes} bytes. Send files as multipart/form-data."
         )
+
+
+def _in_time(receive: Receive, stall_s: float) -> Receive:
+    """Return `receive` that raises RequestTimeout if the body stops coming for `stall_s`."""
+    has_ended = False
+
+    async def receive_in_time() -> Message:
+        nonlocal has_ended
+        if has_ended:
+            return await receive()  # waits for the client to hang up, which may take its time
+        try:
+            async with asyncio.timeout(stall_s):
+                message = await receive()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"Nothing of the body arrived for {stall_s:g} s, and nothing was stored. "
+                "Send it again."
+            ) from None
+        has_ended = not message.get("more_body", False)
+        return message
+
+    return receive_in_time
 
 
 def check_depth(data: bytes) -> None:

@@ -5,6 +5,7 @@ ServiceError
 ├── Unauthorized          401  no key, unknown or revoked               unauthorized
 ├── Forbidden             403  the key lacks the scope                  forbidden
 ├── NotFound              404  also: another project's                  not_found
+├── RequestTimeout        408  the client sends nothing any more        upload_stalled
 ├── Conflict              409  in_use, already_finished, …              conflict
 ├── TooLarge              413  over a limit                             too_large
 ├── UnsupportedMediaType  415  a body of another kind                   unsupported_media_type
@@ -75,6 +76,15 @@ class NotFound(ServiceError):
     status = 404
     code = "not_found"
     title = "Not found"
+
+
+class RequestTimeout(ServiceError):
+    status = 408
+    code = "upload_stalled"
+    title = "Request timeout"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Connection": "close"})  # what else comes is not read
 
 
 class Conflict(ServiceError):

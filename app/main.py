@@ -82,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         BodyGuardMiddleware,
         limit_bytes=settings.limits.json_bytes,
+        stall_s=settings.limits.upload_stall_s,
         upload_paths=_UPLOAD_PATHS,
     )
     app.add_middleware(HeadMiddleware)

@@ -40,6 +40,7 @@ async def receive_upload(
 
     Raises:
         UnsupportedMediaType, BadRequest, TooLarge, Unprocessable: the upload cannot be taken.
+        RequestTimeout: it stalls.
         ClientDisconnect: the client hung up.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))

@@ -15,7 +15,11 @@ from app.logs import request_id_var
 MEDIA_TYPE = "application/problem+json"
 
 # what many routes may answer, for `document`
-BODY = {400: ["malformed_json", "bad_request", "json_too_deep"], 413: ["too_large"]}
+BODY = {
+    400: ["malformed_json", "bad_request", "json_too_deep"],
+    408: ["upload_stalled"],
+    413: ["too_large"],
+}
 GUARDED = {401: ["unauthorized"], 403: ["forbidden"], 503: ["database_busy", "database_full"]}
 INVALID = {422: ["invalid_request"]}
 

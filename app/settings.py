@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,6 +47,8 @@ class LimitSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TERSOR_LIMIT_")
 
     upload_bytes: int = 16 * 2**30
+    upload_stall_s: Annotated[float, Field(gt=0)] = 60.0
+    """A request whose body stops coming for so long is given up."""
     dataset_declared_bytes: int = 64 * 2**30
     """Bytes that a dataset's arrays claim, checked before anything is read."""
     json_bytes: int = 2**20

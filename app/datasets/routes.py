@@ -22,6 +22,7 @@ router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 _ONE = GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
 _CREATE = GUARDED | {
     400: ["malformed_multipart", "bad_request", "json_too_deep"],
+    408: ["upload_stalled"],
     413: ["too_large"],
     415: ["unsupported_media_type"],
     422: [

@@ -26,6 +26,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 _ONE = GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
 _CREATE = GUARDED | {
     400: ["malformed_multipart", "malformed_json", "bad_request", "json_too_deep"],
+    408: ["upload_stalled"],
     413: ["too_large"],
     415: ["unsupported_media_type"],
     422: [

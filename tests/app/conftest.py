@@ -38,7 +38,7 @@ def make_settings(
     settings.__dict__["broker"] = BrokerSettings(url=broker_url)
     settings.__dict__["storage"] = StorageSettings(url=f"file://{folder}/blobs")
     settings.__dict__["limits"] = limits or LimitSettings(
-        upload_bytes=2**26, dataset_declared_bytes=2**26, json_bytes=2**20,
+        upload_bytes=2**26, upload_stall_s=60, dataset_declared_bytes=2**26, json_bytes=2**20,
         timeout_s_default=3600, timeout_s_max=604800, wait_s_max=60, preflight_wait_s=0.4,
     )  # fmt: skip
     return settings

@@ -31,6 +31,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+STALL_S = 0.8
+
+
+@pytest.fixture(scope="module")
+def stalling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that gives up a stalled body early."""
+    folder = tmp_path_factory.mktemp("stalling") / "data"
+    with serve(folder, TERSOR_LIMIT_UPLOAD_STALL_S=str(STALL_S)) as server:
+        yield server
+
+
 def multipart_head(name: str = "x") -> bytes:
     return (
         b"--" + BOUNDARY + b'\r\nContent-Disposition: form-data; name="name"\r\n\r\n'
@@ -103,6 +114,35 @@ def test_a_client_that_hangs_up_leaves_nothing(server: Server, how: str) -> None
     with server.client() as client:
         assert client.get("/v1/models").json()["data"] == []
     assert "unexpected error" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data; boundary=" + BOUNDARY.decode(), "json"])
+def test_a_body_that_stalls_is_given_up_and_leaves_nothing(stalling: Server, kind: str) -> None:
+    is_upload = kind.startswith("multipart")
+    path, kind = ("models", kind) if is_upload else ("jobs", "application/json")
+    before = set(stalling.stored_files())
+    with socket.create_connection(("127.0.0.1", stalling.port)) as connection:
+        connection.settimeout(10)
+        connection.sendall(
+            f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {stalling.key}\r\n"
+            f"Content-Type: {kind}\r\nContent-Length: 1000000\r\n\r\n".encode()
+        )
+        for part in (multipart_head(), *[b" " * 100_000] * 2):
+            connection.sendall(part)
+            time.sleep(STALL_S * 0.6)  # in all longer than the limit: slow is not stalled
+        if is_upload:
+            assert set(stalling.stored_files()) - before
+        answer = b""
+        while chunk := connection.recv(65536):  # until the server closes it
+            answer += chunk
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert b"content-type: application/problem+json" in head.lower()
+    assert json.loads(body)["code"] == "upload_stalled"
+    assert set(stalling.stored_files()) == before
+    with stalling.client() as client:
+        assert client.get("/v1/models").json()["data"] == []
+    assert "unexpected error" not in stalling.log.read_text()
 
 
 def test_a_slow_upload_and_a_waiting_client_block_nobody(server: Server) -> None:
