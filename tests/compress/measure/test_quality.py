@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 
 import pytest
 import torch
@@ -162,6 +163,15 @@ def test_outputs_flatten_in_order_and_compare_by_structure() -> None:
     assert not same_structure((LOGITS,), (LOGITS.double(),))
     with pytest.raises(BadOutput):
         primary_output(LABEL)
+
+
+def test_named_tuples_are_alike_by_their_fields_not_their_class() -> None:
+    """Each load of a file makes classes of its own."""
+    one, same, other = (namedtuple("Answer", names) for names in ("a n", "a n", "b n"))  # type: ignore[misc]
+    assert same_structure(one(LOGITS, 3), same(OTHER, 4))
+    assert not same_structure(one(LOGITS, 3), other(LOGITS, 3))
+    assert not same_structure(one(LOGITS, 3), (LOGITS, 3))
+    assert len(output_tensors([one(LOGITS, 3), "en", None, 0.5])) == 1
 
 
 def test_environment_reads_names_and_flags() -> None:
