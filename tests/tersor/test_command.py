@@ -9,15 +9,25 @@ import signal
 import subprocess
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from tersor import Client, Job
 from tersor.cli.commands import app
 from tests.tersor.conftest import Server
+
+_get_command = lru_cache(maxsize=1)(get_command)
+
+
+@pytest.fixture(autouse=True)
+def built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer would build the whole tree of commands for each of them that is run."""
+    monkeypatch.setattr("typer.testing._get_command", _get_command)
 
 
 class Command:

@@ -94,7 +94,7 @@ def test_declared_inputs_arrive(client: Client, model_file: Path) -> None:
     shape = {"name": "image", "dtype": "float32", "shape": ["batch", 1, 8, 8]}
     model = client.models.upload(model_file, "with shapes", inputs=[shape])
     assert model.inputs is not None
-    assert [dict(each) for each in model.inputs] == [shape]
+    assert [dict(each) for each in model.inputs] == [{**shape, "value": None}]
 
 
 def test_a_dataset_tells_its_arrays(client: Client, dataset_file: Path) -> None:
