@@ -129,7 +129,10 @@ def has_state(module: torch.jit.ScriptModule) -> bool:
     torch._C._jit_pass_constant_propagation(graph)  # drops what only training does
     if graph.findAllNodes("prim::SetAttr", True):
         return True
-    aliases = graph.alias_db()
+    try:
+        aliases = graph.alias_db()
+    except RuntimeError:  # an operator that torch knows nothing of: then a copy does no harm
+        return True
     return any(
         aliases.has_writers(node.output())
         for node in graph.findAllNodes("prim::GetAttr", True)

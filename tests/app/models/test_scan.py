@@ -5,6 +5,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,6 +15,8 @@ from torch import nn
 
 from app.errors import Unprocessable
 from app.models.scan import MAX_CODE_BYTES, scan_model
+from compress.original import read_arguments
+from compress.spec.arguments import ForwardArgument
 from tests.app import samples
 from tests.compress import zoo
 
@@ -92,6 +95,17 @@ def test_fields_of_named_tuples_are_listed(tmp_path: Path) -> None:
         "Dict[str, Tensor]", "Optional[Tensor]", "float",
     ]  # fmt: skip
     assert "fields" not in more
+
+
+@pytest.mark.parametrize("content", [samples.structured, samples.two_inputs, samples.text_input])
+def test_the_engine_reads_the_same_arguments(content: Callable[[], bytes], tmp_path: Path) -> None:
+    """Or a submit would take what the job then refuses."""
+    path = tmp_path / "m.pt"
+    path.write_bytes(content())
+    for facts, argument in zip(
+        scan_model(path).arguments, read_arguments(torch.jit.load(path)), strict=True
+    ):
+        assert replace(argument, default=None) == ForwardArgument(**facts)
 
 
 def test_named_tuples_that_hold_each_other_end(tmp_path: Path) -> None:
