@@ -57,6 +57,7 @@ class GraphBuilder:
         self._original = dict(module.named_modules(remove_duplicate=False))
         self.guards: list[Guard] = []
         self._parameters = dict(module.named_parameters(remove_duplicate=False))
+        self._parameter_names = {_identity(value): name for name, value in self._parameters.items()}
         self._copies: dict[Identity, Tensor] = {}
         self._sizes: dict[tuple[fx.Node, int], Symbol] = {}
         self.unbiased: dict[fx.Node, tuple[Symbol, Symbol]] = {}
@@ -188,20 +189,16 @@ class GraphBuilder:
 
     def attribute(self, path: str, value: Tensor) -> Symbol:
         """A parameter, buffer or tensor attribute; copied, so the original stays as it is."""
+        if path not in self._parameters:  # an attribute may hold a parameter under another name
+            path = self._parameter_names.get(_identity(value), path)
         return Symbol(self.own(path, value), path=path)
 
     def own(self, path: str, value: Tensor) -> Tensor:
         """This graph's copy of a tensor of the original; one copy for all names of one tensor."""
-        key: Identity = (
-            value.data_ptr() or id(value),
-            int(value.storage_offset()),
-            value.shape,
-            value.stride(),
-            value.dtype,
-        )
+        key = _identity(value)
         if key not in self._copies:
             mine = value.detach().clone()
-            if path in self._parameters:
+            if key in self._parameter_names:
                 # deployed files are often frozen; what is lifted must be able to learn again
                 mine = nn.Parameter(mine, requires_grad=mine.is_floating_point())
             self._copies[key] = mine
@@ -345,6 +342,16 @@ class GraphBuilder:
                 node.op in ("placeholder", "output") or node in guarded or is_check(node.target)
             )
         )
+
+
+def _identity(value: Tensor) -> Identity:
+    return (
+        value.data_ptr() or id(value),
+        int(value.storage_offset()),
+        value.shape,
+        value.stride(),
+        value.dtype,
+    )
 
 
 def _check_names(root: dict[str, Any]) -> None:

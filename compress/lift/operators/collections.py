@@ -64,8 +64,31 @@ def lift_collections(builder: GraphBuilder, call: Call) -> Value:
     if call.name in _COMPARING and isinstance(values[0], list | tuple):
         if any(symbol.is_tensor for symbol in symbols_in(values)):
             return NotImplemented
-        return function(*(builder.fixed(value) for value in values))
+        if call.name == "aten::__contains__":
+            return function(*(builder.fixed(value) for value in values))
+        return _equal(builder, *values) == (call.name == "aten::eq")
     return function(*values)
+
+
+def _equal(builder: GraphBuilder, left: Value, right: Value) -> bool:
+    """Whether two lists of numbers are equal, for all inputs as for the example.
+
+    Where they are, each pair stays so: `x.size(0) == y.size(0)`, not `x.size(0) == 2`.
+    """
+    if len(left) != len(right):
+        return False
+    for mine, other in zip(left, right, strict=True):
+        if mine is other:
+            continue
+        if isinstance(mine, list | tuple):
+            if not _equal(builder, mine, other):
+                return False
+        elif not symbols_in([mine, other]):
+            if mine != other:
+                return False
+        elif not builder.fixed(builder.call(operator.eq, mine, other)):
+            return False
+    return True
 
 
 @rule("aten::__getitem__")

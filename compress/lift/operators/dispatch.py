@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from compress.errors import UnsupportedOperator
 from compress.lift.builder import GraphBuilder
-from compress.lift.operators import layers, linear  # noqa: F401  they register their rules
+from compress.lift.operators import (  # noqa: F401  they register their rules
+    attention,
+    layers,
+    linear,
+    recurrent,
+)
 from compress.lift.operators.collections import lift_collections
 from compress.lift.operators.functions import lift_function
 from compress.lift.operators.inplace import lift_in_place, note_view

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -194,6 +195,16 @@ def _slice(builder: GraphBuilder, call: Call) -> Value:
 def _split(builder: GraphBuilder, call: Call) -> Value:
     tensor, sizes, dim = call.values
     return builder.call(torch.split, tensor, sizes, dim)
+
+
+@rule("aten::unsafe_chunk", "aten::unsafe_split", "aten::unsafe_split_with_sizes")
+def _unsafe_split(builder: GraphBuilder, call: Call) -> Value:
+    """Parts that the original promises to use as if they shared no memory."""
+    function = torch.chunk if call.name == "aten::unsafe_chunk" else torch.split
+    parts = builder.call(function, *call.values)
+    for part in parts:
+        part.aliases = weakref.WeakSet([part])
+    return parts
 
 
 @rule("aten::einsum")

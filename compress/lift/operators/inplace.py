@@ -6,7 +6,8 @@ of that tensor are taken again when they are next read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -76,11 +77,16 @@ def write_tensor(builder: GraphBuilder, name: str, target: Symbol, result: Symbo
 def note_view(builder: GraphBuilder, call: Call, result: Value, lift_functional: Lift) -> None:
     """Remembers of what a result is a view, for the case that one of the two is written to."""
     base = call.values[0] if call.values else None
-    if not isinstance(result, Symbol) or not isinstance(base, Symbol) or result is base:
+    if not isinstance(base, Symbol) or not isinstance(base.value, Tensor) or result is base:
         return
-    if not isinstance(result.value, Tensor) or not isinstance(base.value, Tensor):
+    if call.name.endswith("_"):
         return
-    if call.name.endswith("_") or not shares_memory(result.value, base.value):
+    if isinstance(result, list | tuple):
+        for index, part in enumerate(result):
+            if _is_view(part, base):
+                part.view = _part_of(builder, call, base, result, index, lift_functional)
+        return
+    if not _is_view(result, base):
         return
     make = _SCATTERS.get(call.name)
     result.view = View(
@@ -88,6 +94,37 @@ def note_view(builder: GraphBuilder, call: Call, result: Value, lift_functional:
         lambda: lift_functional(builder, call),
         None if make is None else lambda new: make(builder, call, base, new),
     )
+
+
+def _is_view(value: Value, base: Symbol) -> bool:
+    return (
+        isinstance(value, Symbol)
+        and isinstance(value.value, Tensor)
+        and shares_memory(value.value, base.value)  # type: ignore[arg-type]
+    )
+
+
+def _part_of(
+    builder: GraphBuilder,
+    call: Call,
+    base: Symbol,
+    parts: Sequence[Symbol],
+    index: int,
+    lift_functional: Lift,
+) -> View:
+    """One of several views: of `chunk`, `split` or `unbind`."""
+    dim = call.get("dim", 0)
+
+    def scatter(new: Symbol) -> Symbol:
+        if call.name == "aten::unbind":
+            return builder.call(torch.select_scatter, base, new, dim, index)  # type: ignore[no-any-return]
+        start: Value = 0
+        for before in parts[:index]:
+            start = builder.call(operator.add, start, builder.size(before, dim))
+        end = builder.call(operator.add, start, builder.size(new, dim))
+        return builder.call(torch.slice_scatter, base, new, dim, start, end, 1)  # type: ignore[no-any-return]
+
+    return View(base, lambda: lift_functional(builder, call)[index], scatter)
 
 
 Scatter = Callable[[GraphBuilder, Call, Symbol, Symbol], Symbol]

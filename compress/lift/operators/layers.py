@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.modules import form_module
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Value
+from compress.lift.values import Symbol, Value
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _CONV_FUNCTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -104,21 +104,35 @@ def _batch_norm(builder: GraphBuilder, call: Call) -> Value:
 
 @rule("aten::layer_norm")
 def _layer_norm(builder: GraphBuilder, call: Call) -> Value:
-    features, weight, bias = call["input"], call["weight"], call["bias"]
-    shape = call["normalized_shape"]
+    return layer_norm_of(
+        builder, call, call["input"], call["normalized_shape"], call["weight"], call["bias"],
+        call["eps"],
+    )  # fmt: skip
+
+
+def layer_norm_of(
+    builder: GraphBuilder,
+    call: Call,
+    features: Symbol,
+    shape: list[Value],
+    weight: Symbol | None,
+    bias: Symbol | None,
+    eps: float,
+) -> Any:
+    """A layer norm over the last axes, which have `shape`; `weight` and `bias` have it too."""
     path = None
     if weight is not None:
         path = form_module(
             builder,
             call,
             lambda: nn.LayerNorm(
-                tuple(builder.fixed(shape)), call["eps"], bias=bias is not None, device="meta"
+                tuple(builder.fixed(shape)), eps, bias=bias is not None, device="meta"
             ),
             {"weight": weight, "bias": bias},
         )
     if path is not None:
         return builder.call_module(path, features)
-    return builder.call(F.layer_norm, features, shape, weight, bias, call["eps"])
+    return builder.call(F.layer_norm, features, shape, weight, bias, eps)
 
 
 @rule("aten::group_norm")
@@ -181,3 +195,36 @@ def _prelu(builder: GraphBuilder, call: Call) -> Value:
     if path is not None:
         return builder.call_module(path, features)
     return builder.call(F.prelu, features, weight)
+
+
+@rule("aten::embedding_bag")
+def _embedding_bag(builder: GraphBuilder, call: Call) -> Value:
+    """`indices [n]`, `offsets [bags]`; only the bags themselves are returned."""
+    weight = call["weight"]
+    padding = call.get("padding_idx")
+    if padding is not None and padding < 0:
+        return NotImplemented
+    mode = ("sum", "mean", "max")[call["mode"]]
+    if not isinstance(weight.value, Tensor):
+        return NotImplemented
+    rows, width = weight.value.shape
+    path = form_module(
+        builder,
+        call,
+        lambda: nn.EmbeddingBag(
+            rows,
+            width,
+            mode=mode,
+            scale_grad_by_freq=call["scale_grad_by_freq"],
+            include_last_offset=call["include_last_offset"],
+            padding_idx=padding,
+            device="meta",
+        ),
+        {"weight": weight},
+    )
+    if path is None:
+        return NotImplemented
+    inputs = [call["indices"], call["offsets"]]
+    if call["per_sample_weights"] is not None:
+        inputs.append(call["per_sample_weights"])
+    return [builder.call_module(path, *inputs), None, None, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +16,7 @@ from compress.lift.values import Symbol, Value
 
 @rule("aten::linear")
 def _linear(builder: GraphBuilder, call: Call) -> Value:
-    return _linear_of(builder, call, call["input"], call["weight"], call["bias"])
+    return linear_of(builder, call, call["input"], call["weight"], call["bias"])
 
 
 @rule("aten::addmm")
@@ -22,7 +24,7 @@ def _addmm(builder: GraphBuilder, call: Call) -> Value:
     weight = _untransposed(call["mat2"])
     if weight is None or call["alpha"] != 1 or call["beta"] != 1 or not _is_bias(call["self"]):
         return NotImplemented
-    return _linear_of(builder, call, call["mat1"], weight, call["self"])
+    return linear_of(builder, call, call["mat1"], weight, call["self"])
 
 
 @rule("aten::matmul", "aten::mm")
@@ -31,7 +33,7 @@ def _matmul(builder: GraphBuilder, call: Call) -> Value:
     weight = _untransposed(right)
     if weight is None:
         return NotImplemented
-    product = _linear_of(builder, call, left, weight, None)
+    product = linear_of(builder, call, left, weight, None)
     builder.unbiased[product.node] = (left, weight)
     return product
 
@@ -63,10 +65,10 @@ def _add_bias(builder: GraphBuilder, call: Call) -> Value:
     return NotImplemented
 
 
-def _linear_of(
+def linear_of(
     builder: GraphBuilder, call: Call, features: Symbol, weight: Symbol, bias: Symbol | None
-) -> Value:
-    """`features [..., in]`, `weight [out, in]`, `bias [out]`."""
+) -> Any:
+    """A linear layer: `features [..., in]`, `weight [out, in]`, `bias [out]`."""
     assert isinstance(weight.value, Tensor)
     if weight.value.dim() == 2:
         outside, inside = weight.value.shape
