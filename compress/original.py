@@ -119,7 +119,10 @@ def float_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
 
 
 def has_state(module: torch.jit.ScriptModule) -> bool:
-    """Whether forward, in eval mode, assigns to an attribute or writes into what one holds."""
+    """Whether forward, in eval mode, assigns to an attribute or may write into what one holds.
+
+    Errs on the side of yes, where an operator in place writes into what cannot be told apart.
+    """
     graph = module._c._get_method("forward").graph.copy()
     torch._C._jit_pass_inline(graph)
     for node in graph.findAllNodes("prim::GetAttr", True):
