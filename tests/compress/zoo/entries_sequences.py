@@ -121,7 +121,6 @@ ENTRIES = [
         other=27,
         full_extent=1000,
         full_other=800,
-        unused=("blocks.2.residual.",),  # of the last block in small, whose skip alone counts
     ),
     Entry(
         name="keyword_spotter",

@@ -96,6 +96,7 @@ class WaveNet(nn.Module):
         self.blocks = nn.ModuleList(
             WaveNetBlock(width, skip, 2 ** (index % 10)) for index in range(blocks)
         )
+        self.last = nn.Conv1d(width, skip, 1)
         self.out1 = nn.Conv1d(skip, skip, 1)
         self.out2 = nn.Conv1d(skip, levels, 1)
 
@@ -105,6 +106,7 @@ class WaveNet(nn.Module):
         for block in self.blocks:
             x, skip = block(x)
             total = total + skip
+        total = total + self.last(x)
         return self.out2(F.relu(self.out1(F.relu(total))))
 
 
