@@ -77,6 +77,8 @@ def annotation(kind: Any) -> Any:
 
 def _spread(builder: GraphBuilder, value: Any, node: fx.Node) -> Value:
     """An argument's value with a node for each tensor and number in it."""
+    if isinstance(value, Tensor):
+        builder.inputs.append(node)
     if isinstance(value, Tensor | bool | int | float):
         return Symbol(value, node)
     if isinstance(value, list | tuple):

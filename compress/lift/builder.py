@@ -44,6 +44,8 @@ class GraphBuilder:
         scope: Dotted name of the module whose code is being walked; for messages and names.
         at: Node that is being walked.
         guards: What the graph takes for granted about its inputs.
+        inputs: Nodes of the tensors that are given, in order.
+        set_axes: `(input, axis)` pairs whose length the model's weights set.
         unbiased: Call of a linear layer without bias to its input and weight.
     """
 
@@ -56,12 +58,20 @@ class GraphBuilder:
         self.scope = ""
         self._original = dict(module.named_modules(remove_duplicate=False))
         self.guards: list[Guard] = []
+        self.inputs: list[fx.Node] = []
+        self.set_axes: set[tuple[int, int]] = set()
         self._parameters = dict(module.named_parameters(remove_duplicate=False))
         self._parameter_names = {_identity(value): name for name, value in self._parameters.items()}
         self._copies: dict[Identity, Tensor] = {}
         self._sizes: dict[tuple[fx.Node, int], Symbol] = {}
         self.unbiased: dict[fx.Node, tuple[Symbol, Symbol]] = {}
         self._constants: dict[str, Tensor] = {}
+
+    def set_axis(self, value: Value, axis: int) -> None:
+        """Notes that an axis of an input counts something of the model's own, if it is an input."""
+        for symbol in symbols_in(value):
+            if symbol.node in self.inputs:
+                self.set_axes.add((self.inputs.index(symbol.node), axis))
 
     def call_island(
         self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]

@@ -16,14 +16,7 @@ from compress.lift.builder import GraphBuilder
 from compress.lift.guards import Guard
 from compress.lift.islands import IslandNeeded, Place
 from compress.lift.load import forward_arguments, keeps_state
-from compress.lift.vary import (
-    Axes,
-    batch_axes,
-    other_axes,
-    other_batch_sizes,
-    resized,
-    shorter,
-)
+from compress.lift.vary import Axes, Sizes, other_batch_sizes, parts_of, resized, shorter
 from compress.structure import map_tensors, tensors_in
 
 TOLERANCE = 1e-5
@@ -133,44 +126,51 @@ class Verifier:
             IslandNeeded: They disagree since control flow hangs on the batch size.
         """
         self._judge(self._inputs, self._expected, self._walk.computed)
-        batch = batch_axes(self._inputs)
+        axes_of = Sizes(self._inputs, self._walk.builder.set_axes)
+        batch = axes_of.batch()
         sizes = other_batch_sizes(batch.length) if batch is not None else []
         beside = [(batch, sizes[0])] if batch is not None and sizes else []
         free: list[Axes] = []
-        for axes in other_axes(self._inputs)[:_MOST_AXES]:
-            free += self._free_among(axes, beside)
-        proved = set(sizes[:1]) if free else set()
+        proved: set[int] = set()
+        for axes in axes_of.others()[:_MOST_AXES]:
+            part, with_batch = self._free_among(axes, beside)
+            if part is not None:
+                free.append(part)
+                proved |= set(sizes[:1]) if with_batch else set()
         small = [(axes, shorter(axes.length)) for axes in free]
         for size in sizes:
             for lengths in (small, []) if small else ([],):
                 if size not in proved and self._agrees([(batch, size), *lengths]):
                     proved.add(size)
-        if not proved:
+        if proved and batch is not None:
+            free.append(batch)
+        elif batch is not None:  # its first axes had one length by chance
+            same = axes_of.of_length(batch.length)
+            part = self._free_among(same, [])[0] if same is not None else None
+            free += [part] if part is not None else []
+        if not free:
             self._judge(self._inputs, self._expected, self._run(self._inputs))
-        shown = [*free, *([batch] if proved and batch is not None else [])]
-        return Proof(self._worst, self._name([m for axes in shown for m in axes.members]))
+        return Proof(self._worst, self._name([m for axes in free for m in axes.members]))
 
-    def _free_among(self, axes: Axes, beside: list[tuple[Axes, int]]) -> list[Axes]:
-        """The axes, or those of them on one place, that both models take at another length."""
-        parts = [axes]
-        places = {axis for _, axis in axes.members}
-        if len(places) > 1:
-            parts += [
-                Axes(axes.length, tuple(m for m in axes.members if m[1] == place))
-                for place in sorted(places)
-            ]
-        for part in parts:
-            for given in resized(self._inputs, [(part, shorter(part.length)), *beside], 1):
-                accepted, expected = self._oracle.accepts(given)
-                if not accepted:
-                    continue
-                # where only the original takes the size or they differ, the size is fixed
-                error = relative_error(self._run(given), expected)
-                if error <= TOLERANCE:
-                    self._worst = max(self._worst, error)
-                    return [part]
-                break
-        return []
+    def _free_among(self, axes: Axes, beside: list[tuple[Axes, int]]) -> tuple[Axes | None, bool]:
+        """The axes, or those of them that both models take at another length.
+
+        Returns:
+            None where there are none; and whether `beside` took its other length with them.
+        """
+        for part in parts_of(axes):
+            for others in (beside, []) if beside else ([],):
+                for given in resized(self._inputs, [(part, shorter(part.length)), *others], 1):
+                    accepted, expected = self._oracle.accepts(given)
+                    if not accepted:
+                        continue
+                    # where only the original takes the size or they differ, the size is fixed
+                    error = relative_error(self._run(given), expected)
+                    if error <= TOLERANCE:
+                        self._worst = max(self._worst, error)
+                        return part, bool(others)
+                    break
+        return None, False
 
     def _agrees(self, lengths: list[Any]) -> bool:
         """Whether the original takes such inputs; raises where the graph then differs."""

@@ -29,6 +29,7 @@ _CELLS: dict[str, tuple[type[nn.RNNCellBase], dict[str, str]]] = {
 @rule(*_LAYERS)
 def _layer(builder: GraphBuilder, call: Call) -> Value:
     """`input [batch, time, features]` or time first; packed sequences keep the operator."""
+    builder.set_axis(call["hx"], 0)  # the layers; torch reads beyond them unchecked
     if call.overload != "input" or call["train"] and call["dropout"]:
         return NotImplemented
     kind, options = _LAYERS[call.name]
