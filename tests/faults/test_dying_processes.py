@@ -6,7 +6,8 @@ import os
 import signal
 import time
 
-from tests.faults.conftest import Farm, wait_until
+from tests.faults.broker import wait_until
+from tests.faults.conftest import Farm
 from tests.workers.rows import statuses_of
 from workers.identity import is_known_dead
 

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from app.jobs.tables import WorkerSeen
-from tests.faults.conftest import Farm, wait_until
+from tests.faults.broker import wait_until
+from tests.faults.conftest import Farm
 from tests.workers.rows import events_of
 
 

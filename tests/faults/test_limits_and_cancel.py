@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.jobs.tables import FINISHED
-from tests.faults.conftest import Farm, wait_until
+from tests.faults.broker import wait_until
+from tests.faults.conftest import Farm
 from tests.workers.rows import events_of
 
 
