@@ -63,11 +63,12 @@ def test_a_process_that_stays_stopped_is_killed_and_restarted(process: Watched) 
 def test_a_process_that_goes_on_in_time_is_left_alone(process: Watched) -> None:
     before = process.pid
     assert before is not None
+    process.stopped_limit_s = 1.0
     for _ in range(4):  # longer in all than the limit
         os.kill(before, signal.SIGSTOP)
-        assert eventually(process.watch, _LIMIT_S / 2) is None
+        assert eventually(process.watch, 0.3) is None
         os.kill(before, signal.SIGCONT)
-        assert eventually(process.watch, 0.1) is None
+        assert eventually(process.watch, 0.05) is None
     assert process.pid == before
 
 

@@ -22,7 +22,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
     settings = Settings(data_dir=tmp_path)
     # the cached properties are set by hand, so that no variable of the machine gets in
     settings.__dict__["worker"] = WorkerSettings(
-        lease_s=30, heartbeat_s=0.2, sweep_s=5, resend_after_s=10, max_attempts=3
+        lease_s=30, heartbeat_s=2, sweep_s=5, resend_after_s=10, max_attempts=3
     )
     settings.__dict__["storage"] = StorageSettings(url=f"file://{tmp_path}/blobs")
     settings.__dict__["database"] = DatabaseSettings(url=database_url)

@@ -171,14 +171,14 @@ def test_a_row_that_a_frozen_worker_holds_does_not_hold_up_the_others(
         pytest.skip("on SQLite a write locks the whole database")
     held = run_under(database, "other-host/1/2/3", -1)
     other = run_under(database, "other-host/1/2/4", -1)
-    settings.database.busy_timeout_s = 0.5
+    settings.database.busy_timeout_s = 1.0
     frozen = Database(settings)  # as a worker would be that got SIGSTOP in mid-write
     with pytest.raises(DBAPIError), frozen.write() as session:  # noqa: PT012
         session.get_one(Job, held, with_for_update=True)
         sweeper.sweep()
         assert get_job(database, held).status == "running"
         assert get_job(database, other).status == "queued"
-        time.sleep(1)  # PostgreSQL takes the lock from it
+        time.sleep(1.3)  # PostgreSQL takes the lock from it
         sweeper.sweep()
         assert get_job(database, held).status == "queued"
         session.execute(select(1))
