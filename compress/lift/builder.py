@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from compress.errors import UnsupportedOperator
 from compress.lift.guards import Guard, expect, is_check
 from compress.lift.islands import Place
+from compress.lift.state import StateCells
 from compress.lift.values import (
     ModuleRef,
     Symbol,
@@ -41,11 +42,15 @@ class GraphBuilder:
         modules: Dotted name to re-formed module.
         tensors: Dotted name to parameter or buffer that the graph reads directly.
         islands: Name in the graph to what stays TorchScript there.
+        accessors: Name in the graph to what reads or writes state there.
+        cells: The model's state.
         scope: Dotted name of the module whose code is being walked; for messages and names.
         at: Node that is being walked.
         guards: What the graph takes for granted about its inputs.
         inputs: Nodes of the tensors that are given, in order.
         set_axes: `(input, axis)` pairs whose length the model's weights set.
+        is_frozen: Whether the model was frozen: its weights are constants of its code.
+        frozen_names: Constants of a layer to the name that it got.
         unbiased: Call of a linear layer without bias to its input and weight.
     """
 
@@ -53,12 +58,17 @@ class GraphBuilder:
         self.graph = fx.Graph()
         self.modules: dict[str, nn.Module] = {}
         self.islands: dict[str, tuple[Place, torch.jit.ScriptModule]] = {}
+        self.accessors: dict[str, torch.jit.ScriptModule] = {}
+        self.cells = StateCells(module)
+        self._running: dict[str, torch.jit.ScriptModule] = {}
         self.at = Place("")
         self.tensors: dict[str, Tensor] = {}
         self.scope = ""
         self._original = dict(module.named_modules(remove_duplicate=False))
         self.guards: list[Guard] = []
         self.inputs: list[fx.Node] = []
+        self.is_frozen = not any(True for _ in module.parameters())
+        self.frozen_names: dict[tuple[int, ...], str] = {}
         self.set_axes: set[tuple[int, int]] = set()
         self._parameters = dict(module.named_parameters(remove_duplicate=False))
         self._parameter_names = {_identity(value): name for name, value in self._parameters.items()}
@@ -76,14 +86,36 @@ class GraphBuilder:
     def call_island(
         self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]
     ) -> Value:
-        """Emits a call of TorchScript that stays as it is."""
+        """Emits a call of a module of the original that stays as it is."""
         name = next((name for name, known in self.islands.items() if known[0] == place), "")
+        if not name:
+            name = place.module or self.fresh_name("island")
+            self.islands[name] = (place, copy.deepcopy(module))
+            self._running[name] = copy.deepcopy(module)  # it may keep state
+        return self._call_torchscript(name, self._running[name], arguments)
+
+    def call_region(
+        self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]
+    ) -> Value:
+        """Emits a call of a region of the original's code."""
+        name = self.fresh_name("island")
+        self.islands[name] = (place, module)
+        return self._call_torchscript(name, module, arguments)
+
+    def call_accessor(
+        self, stem: str, module: torch.jit.ScriptModule, arguments: Sequence[Value]
+    ) -> Value:
+        """Emits a call that reads or writes state."""
+        name = self.fresh_name(stem)
+        self.accessors[name] = module
+        return self._call_torchscript(name, module, arguments)
+
+    def _call_torchscript(
+        self, name: str, module: torch.jit.ScriptModule, arguments: Sequence[Value]
+    ) -> Value:
         symbols = self._current(arguments)
         with torch.no_grad():
-            result = copy.deepcopy(module)(*concrete(arguments))  # which may keep state
-        if not name:
-            name = self.fresh_name("island") if place.node or not place.module else place.module
-            self.islands[name] = (place, module)
+            result = module(*concrete(arguments))
         node = self.graph.call_module(name, self._nodes(tuple(arguments)))
         return self._wrap(result, node, symbols)
 
@@ -146,6 +178,8 @@ class GraphBuilder:
         if tensor.node is None or tensor.is_attribute:
             return length
         node = self.node_of(tensor)
+        if tensor.from_data:  # what the last call left decides
+            return Symbol(length, self.graph.call_method("size", (node, dim)), from_data=True)
         key = (node, dim)
         if key not in self._sizes:
             self._sizes[key] = Symbol(length, self.graph.call_method("size", (node, dim)))
@@ -214,6 +248,12 @@ class GraphBuilder:
             self._copies[key] = mine
         return self._copies[key]
 
+    def own_constant(self, value: Tensor) -> Tensor:
+        """A constant of a frozen model as the parameter that it was."""
+        if value.is_floating_point():
+            self._parameter_names.setdefault(_identity(value), "")
+        return self.own("", value)
+
     def node_of(self, symbol: Symbol) -> fx.Node:
         """The node that computes a symbol; reads attributes and constants into the graph."""
         if symbol.node is None:
@@ -257,7 +297,7 @@ class GraphBuilder:
     def fresh_name(self, stem: str) -> str:
         """A dotted name under the current module that nothing uses yet."""
         prefix = f"{self.scope}.{stem}" if self.scope else stem
-        taken = self.modules.keys() | self._original.keys() | self.islands.keys()
+        taken = {*self.modules, *self._original, *self.islands, *self.accessors}
         name, count = prefix, 0
         while name in taken:
             count += 1
@@ -337,7 +377,9 @@ class GraphBuilder:
         root = {name: held[name] for name in held if name in used}
         self.modules = {name: one for name, one in self.modules.items() if name in used}
         self.islands = {name: one for name, one in self.islands.items() if name in used}
-        root |= {name: copy.deepcopy(module) for name, (_, module) in self.islands.items()}
+        root |= {name: module for name, (_, module) in self.islands.items()}
+        root |= {name: one for name, one in self.accessors.items() if name in used}
+        self.cells.restore()
         constants = {name: one for name, one in self._constants.items() if name in used}
         _check_names(root)
         lifted = fx.GraphModule(root | constants, self.graph)
@@ -347,9 +389,14 @@ class GraphBuilder:
 
     def _drop_dead(self) -> None:
         guarded = {guard.node for guard in self.guards}
+        regions = {name: module for name, (_, module) in self.islands.items()} | self.accessors
+        impure = {name for name, one in regions.items() if getattr(one, "_is_impure", False)}
         self.graph.eliminate_dead_code(
             lambda node: (
-                node.op in ("placeholder", "output") or node in guarded or is_check(node.target)
+                node.op in ("placeholder", "output")
+                or node in guarded
+                or is_check(node.target)
+                or (node.op == "call_module" and str(node.target) in impure)
             )
         )
 

@@ -7,7 +7,6 @@ returns what is read of it later.
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.lift.state import StateCells
 from compress.lift.values import ModuleRef, Value
 
 _CONTAINERS = ("ListType", "DictType")
@@ -37,6 +37,7 @@ class Region:
         changed: Names in the frame of tensors that the region writes to.
         outputs: Names of the values that are read after it.
         length: How many nodes of the block it spans.
+        keeps_state: Whether it reads or writes state of the model.
     """
 
     module: torch.jit.ScriptModule
@@ -44,6 +45,7 @@ class Region:
     changed: list[str]
     outputs: list[str]
     length: int
+    keeps_state: bool
 
 
 def carve(
@@ -51,6 +53,7 @@ def carve(
     nodes: Sequence[torch._C.Node],
     start: int,
     frame: Mapping[str, Value],
+    cells: StateCells,
 ) -> Region:
     """Cut the region that begins at `nodes[start]`: that node, and what reads its containers.
 
@@ -63,7 +66,7 @@ def carve(
     for value in outputs:
         if not _is_plain(value.type()):
             raise NotCarvable(f"returns a {value.type().annotation_str}")
-    return _Cut(frame).finish(chosen, outputs)
+    return _Cut(frame, cells).finish(chosen, outputs)
 
 
 def _grow(
@@ -128,9 +131,11 @@ def _is_plain(kind: Any) -> bool:
 class _Cut:
     """One region under the knife."""
 
-    def __init__(self, frame: Mapping[str, Value]) -> None:
+    def __init__(self, frame: Mapping[str, Value], cells: StateCells) -> None:
         self.graph: Any = torch._C.Graph()  # whose stubs lack most methods
         self._frame = frame
+        self._cells = cells
+        self._state: dict[str, Any] = {}  # dotted name of a module to the input for its cell
         self._values: dict[str, torch._C.Value] = {}
         self._arguments: list[str | tuple[ModuleRef, str]] = []
         self._modules: dict[str, ModuleRef] = {}
@@ -156,11 +161,12 @@ class _Cut:
             self.graph.makeMultiOutputIntoTuple()
         self.graph.lint()
         return Region(
-            _as_module(self.graph),
+            self._as_module(),
             self._arguments,
             changed,
             [value.debugName() for value in outputs],
             len(chosen),
+            bool(self._state),
         )
 
     def _inline(self) -> None:
@@ -210,9 +216,12 @@ class _Cut:
     def _resolve(self, holder: torch._C.Value, module: ModuleRef) -> None:
         for use in list(holder.uses()):
             node = use.user
-            if node.kind() != "prim::GetAttr":
+            if node.kind() not in ("prim::GetAttr", "prim::SetAttr") or use.offset != 0:
                 raise NotCarvable(f"uses its module in {node.kind()}")
             name = node.s("name")
+            if self._cells.holds(module.path, name):
+                node.replaceInput(0, self._cell(module.path))
+                continue
             child = dict(module.module.named_children()).get(name)
             if child is not None:
                 assert isinstance(child, torch.jit.ScriptModule)
@@ -220,6 +229,14 @@ class _Cut:
             else:
                 node.output().replaceAllUsesWith(self._attribute(module, name, node))
             node.destroy()
+
+    def _cell(self, path: str) -> Any:
+        """The input that stands for a module's state; the region's module holds it itself."""
+        if path not in self._state:
+            self._state[path] = self.graph.addInput()
+            self._state[path].setType(self._cells.cell(path)._c._type())
+            self._arguments.append("")
+        return self._state[path]
 
     def _attribute(self, module: ModuleRef, name: str, node: torch._C.Node) -> torch._C.Value:
         path = module.child_path(name)
@@ -241,7 +258,7 @@ class _Cut:
         aliases = self.graph.alias_db()
         changed = []
         for argument, source in zip(list(self.graph.inputs()), list(self._arguments), strict=True):
-            if not aliases.has_writers(argument):
+            if source == "" or not aliases.has_writers(argument):
                 continue
             if not isinstance(source, str) or argument.type().kind() != "TensorType":
                 raise NotCarvable("changes what lives outside of it")
@@ -253,38 +270,25 @@ class _Cut:
             self.graph.registerOutput(copy)
         return changed
 
+    def _as_module(self) -> torch.jit.ScriptModule:
+        """Return a module whose forward is the graph; cells are its own, not arguments."""
+        function = torch._C._create_function_from_graph("region", self.graph)
+        paths = {value.debugName(): path for path, value in self._state.items()}
+        typed, passed = [], []
+        for index, value in enumerate(self.graph.inputs()):
+            if value.debugName() in paths:
+                passed.append(f"self.cell_{list(self._state).index(paths[value.debugName()])}")
+            else:
+                passed.append(f"argument_{index}")
+                typed.append(f"argument_{index}: {value.type().annotation_str}")
+        self._arguments = [source for source in self._arguments if source != ""]
+        source = f"def forward({', '.join(['self', *typed])}):\n"
+        source += f"    return region({', '.join(passed)})\n"
+        module = self._cells.accessor(list(self._state), source, function)
+        return module.eval()
+
 
 def _check(graph: Any) -> None:
-    for kind in ("prim::SetAttr", "prim::CreateObject", "prim::CallMethod", "prim::fork"):
+    for kind in ("prim::CreateObject", "prim::CallMethod", "prim::CallFunction", "prim::fork"):
         if list(graph.findAllNodes(kind)):
             raise NotCarvable(f"holds {kind}")
-
-
-def _as_module(graph: Any) -> torch.jit.ScriptModule:
-    """Return a module whose forward is the graph."""
-    function = torch._C._create_function_from_graph("region", graph)
-    arguments = [f"argument_{index}" for index in range(len(list(graph.inputs())))]
-    typed = [
-        f"{name}: {value.type().annotation_str}"
-        for name, value in zip(arguments, graph.inputs(), strict=True)
-    ]
-    source = (
-        f"def forward({', '.join(['self', *typed])}):\n    return region({', '.join(arguments)})\n"
-    )
-    # a type of its own: modules of one type share their methods
-    builder: Any = torch._C.ConcreteModuleTypeBuilder(torch.nn.Module)
-    kind = builder.build()
-    empty: Any = torch._C._create_module_with_type(kind.jit_type)
-
-    def resolve(name: str) -> Any:
-        return function if name == "region" else getattr(torch, name, getattr(typing, name, None))
-
-    try:
-        empty._define(kind, source, resolve)
-    except RuntimeError as error:
-        raise NotCarvable("takes an argument that cannot be given") from error
-    torch._C._jit_pass_inline(empty._get_method("forward").graph)  # `function` ends with us
-    module: torch.jit.ScriptModule = torch.jit._recursive.wrap_cpp_module(  # type: ignore[no-untyped-call]
-        empty
-    )
-    return module.eval()

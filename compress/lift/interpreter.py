@@ -11,11 +11,11 @@ from torch import Tensor
 
 from compress.errors import ModelFailed, UnsupportedOperator
 from compress.lift.builder import GraphBuilder
-from compress.lift.carve import NotCarvable, carve
+from compress.lift.carve import NotCarvable, Region, carve
 from compress.lift.islands import IslandNeeded, Place
 from compress.lift.operators import lift_call, write_tensor
 from compress.lift.schema import bind_call, function_body
-from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete
+from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete, symbols_in
 
 MAX_ITERATIONS = 4096
 """A loop longer than this would unroll into a graph nobody can use."""
@@ -141,7 +141,7 @@ class Interpreter:
     ) -> int:
         """Emits a region of nodes as one call; returns how many they are."""
         try:
-            region = carve(block, nodes, index, frame)
+            region = carve(block, nodes, index, frame, self.builder.cells)
         except NotCarvable as error:
             raise UnsupportedOperator(f"{self.builder.place} {error}.") from error
         arguments = [
@@ -153,15 +153,26 @@ class Interpreter:
             for source in region.arguments
         ]
         names = [*region.outputs, *region.changed]
-        if names:
-            results = self._call_island(place, region.module, arguments)
+        if names or region.keeps_state:
+            results = self._call_region(place, region, arguments)
             if len(names) == 1:
                 results = (results,)
+            elif not names:
+                results = ()
             count = len(region.outputs)
             frame.update(zip(region.outputs, results[:count], strict=True))
             for name, result in zip(region.changed, results[count:], strict=True):
                 write_tensor(self.builder, "a loop or branch", frame[name], result)
         return region.length
+
+    def _call_region(self, place: Place, region: Region, arguments: Sequence[Value]) -> Value:
+        try:
+            results = self.builder.call_region(place, region.module, arguments)
+        except _ERRORS as error:
+            raise UnsupportedOperator(
+                f"{self.builder.place} cannot be called by itself ({type(error).__name__})."
+            ) from error
+        return _from_state(results) if region.keeps_state else results
 
     def _call_island(
         self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]
@@ -258,6 +269,13 @@ class Interpreter:
         if not isinstance(holder, ModuleRef):
             raise self._unsupported(node, "reads an attribute of a script class")
         path = holder.child_path(name)
+        cells = self.builder.cells
+        if cells.holds(holder.path, name):
+            reader = cells.reader(holder.path, name)
+            value = _from_state(self.builder.call_accessor(f"read_{name}", reader, []))
+            if isinstance(value, Symbol):
+                value.state = (holder.path, name)
+            return value
         child = dict(holder.module.named_children()).get(name)
         if child is not None:
             assert isinstance(child, torch.jit.ScriptModule)
@@ -297,7 +315,13 @@ class Interpreter:
     def _state(
         self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
     ) -> Value:
-        raise self._unsupported(node, "keeps state between calls")
+        holder, value = inputs
+        name = node.s("name")
+        if not isinstance(holder, ModuleRef) or not self.builder.cells.holds(holder.path, name):
+            raise self._unsupported(node, "sets an attribute of a script class")
+        writer = self.builder.cells.writer(holder.path, name)
+        self.builder.call_accessor(f"write_{name}", writer, [value])
+        return None
 
     def _unsupported(self, node: torch._C.Node, what: str) -> UnsupportedOperator:
         return UnsupportedOperator(
@@ -377,3 +401,10 @@ _STEPS: dict[str, Step] = {
 
 def _one_or_all(values: Sequence[Value]) -> Value:
     return values[0] if len(values) == 1 else list(values)
+
+
+def _from_state(values: Value) -> Value:
+    """Marks what comes from state: what the last call left decides its size."""
+    for symbol in symbols_in(values):
+        symbol.from_data = True
+    return values

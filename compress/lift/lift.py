@@ -178,6 +178,7 @@ def _report(
         parameters_lifted=sum(mine.values()),
         parameters_unused=max(total - kept, 0),
         parameters_by_module=by_module,
+        state=builder.cells.used,
         methods_dropped=_other_methods(working),
     )
 

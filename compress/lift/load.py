@@ -55,26 +55,3 @@ def forward_arguments(module: torch.jit.ScriptModule) -> list[Argument]:
         Argument(argument.name, str(argument.type), argument.has_default_value())
         for argument in schema.arguments[1:]
     ]
-
-
-def keeps_state(module: torch.jit.ScriptModule) -> bool:
-    """Whether a method of the model sets an attribute or writes to one in place."""
-    graphs = (
-        part._c._get_method(str(name)).graph
-        for part in module.modules()
-        if isinstance(part, torch.jit.ScriptModule)
-        for name in part._c._method_names()
-    )
-    return any(_writes(graph) for graph in graphs)
-
-
-def _writes(block: torch._C.Graph | torch._C.Block) -> bool:
-    for node in block.nodes():
-        kind = node.kind()
-        if kind == "prim::SetAttr" or any(_writes(inner) for inner in node.blocks()):
-            return True
-        if kind.endswith("_") and not kind.endswith("__"):
-            target = next(iter(node.inputs()), None)
-            if target is not None and target.node().kind() == "prim::GetAttr":
-                return True
-    return False

@@ -39,6 +39,7 @@ class LiftReport:
         parameters_lifted: Elements that can be trained and quantized: in no island, not unused.
         parameters_unused: Elements that forward does not read for such inputs.
         parameters_by_module: Dotted name to the elements lifted of each module.
+        state: Dotted names of the attributes that the model keeps between calls.
         methods_dropped: Methods of the file beside forward, which a compressed file does not have.
         max_relative_error: Largest error found by verification, relative to the largest output.
         seconds: Time that lifting took, verification included.
@@ -53,6 +54,7 @@ class LiftReport:
     parameters_lifted: int
     parameters_unused: int = 0
     parameters_by_module: dict[str, int] = field(default_factory=dict)
+    state: list[str] = field(default_factory=list)
     methods_dropped: list[str] = field(default_factory=list)
     max_relative_error: float = 0.0
     seconds: float = 0.0

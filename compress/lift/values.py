@@ -29,15 +29,17 @@ class Symbol:
         node: The FX node that computes it; None for constants and attributes not yet used.
         path: Dotted name, for a parameter, buffer or tensor attribute of the model.
         transposed: The 2d attribute that this symbol is the transpose of, if it is one.
-        from_data: A number read out of a tensor's elements, not out of its shape.
+        from_data: A number read out of a tensor's elements, not out of its shape; a tensor that
+            an earlier call left, whose shape is not known.
+        state: Module and name of the attribute of the model's state that it is.
         stale: Whether its memory has been written to through an alias, so that it must be
             computed anew.
         view: How it was made, if it is a view of another symbol.
     """
 
     __slots__ = (
-        "__weakref__", "aliases", "from_data", "node", "path", "stale", "transposed", "value",
-        "view",
+        "__weakref__", "aliases", "from_data", "node", "path", "stale", "state", "transposed",
+        "value", "view",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +57,7 @@ class Symbol:
         self.transposed: Symbol | None = None
         self.from_data = from_data
         self.stale = False
+        self.state: tuple[str, str] | None = None
         self.view: View | None = None
         self.aliases: weakref.WeakSet[Symbol] = weakref.WeakSet() if aliases is None else aliases
         self.aliases.add(self)

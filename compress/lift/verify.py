@@ -15,7 +15,8 @@ from compress.errors import LiftMismatch, ModelFailed, OutOfMemory
 from compress.lift.builder import GraphBuilder
 from compress.lift.guards import Guard
 from compress.lift.islands import IslandNeeded, Place
-from compress.lift.load import forward_arguments, keeps_state
+from compress.lift.load import forward_arguments
+from compress.lift.state import find_state
 from compress.lift.vary import Axes, Sizes, other_batch_sizes, parts_of, resized, shorter
 from compress.structure import map_tensors, tensors_in
 
@@ -32,7 +33,7 @@ class Oracle:
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.module = module
-        self.keeps_state = keeps_state(module)
+        self.keeps_state = bool(find_state(module))
 
     def run(self, inputs: Sequence[Any]) -> Any:
         """Output for the inputs, which it may not change.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.layers import layer_norm_of
 from compress.lift.operators.linear import linear_of
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Symbol, Value
+from compress.lift.values import Value
 
 _MASK_OF_POSITIONS, _MASK_OF_KEYS = 0, 1  # else one for each batch and head
 
@@ -35,23 +34,22 @@ def _encoder_layer(builder: GraphBuilder, call: Call) -> Value:
     if source.value.is_nested:
         return NotImplemented
 
-    def norm(features: Symbol, which: int) -> Symbol:
+    def norm(features: Value, which: int) -> Value:
         weight, bias = call[f"norm_weight_{which}"], call[f"norm_bias_{which}"]
         return layer_norm_of(
             builder, call, features, [call["embed_dim"]], weight, bias, call["eps"]
         )
 
-    def attend(features: Symbol) -> Symbol:
+    def attend(features: Value) -> Value:
         return _attend(builder, call, features, features, features)[0]
 
-    def feed(features: Symbol) -> Symbol:
+    def feed(features: Value) -> Value:
         inner = linear_of(builder, call, features, call["ffn_weight_1"], call["ffn_bias_1"])
         inner = builder.call(F.gelu if call["use_gelu"] else F.relu, inner)
         return linear_of(builder, call, inner, call["ffn_weight_2"], call["ffn_bias_2"])
 
-    def add(left: Symbol, right: Symbol) -> Symbol:
-        total: Symbol = builder.call(torch.add, left, right)
-        return total
+    def add(left: Value, right: Value) -> Value:
+        return builder.call(torch.add, left, right)
 
     if call["norm_first"]:
         source = add(source, attend(norm(source, 1)))
@@ -61,8 +59,8 @@ def _encoder_layer(builder: GraphBuilder, call: Call) -> Value:
 
 
 def _attend(
-    builder: GraphBuilder, call: Call, query: Symbol, key: Symbol, value: Symbol
-) -> tuple[Symbol, Symbol]:
+    builder: GraphBuilder, call: Call, query: Value, key: Value, value: Value
+) -> tuple[Value, Value]:
     """Attention over `[batch, time, embed_dim]`; the output, and weights `[batch, head, t, s]`."""
     heads = call.get("num_head", call.get("num_heads"))
     width = call["embed_dim"] // heads
@@ -79,8 +77,8 @@ def _attend(
 
 
 def _project(
-    builder: GraphBuilder, call: Call, query: Symbol, key: Symbol, value: Symbol
-) -> tuple[Symbol, ...]:
+    builder: GraphBuilder, call: Call, query: Value, key: Value, value: Value
+) -> tuple[Value, ...]:
     weight, bias, width = call["qkv_weight"], call["qkv_bias"], call["embed_dim"]
     if query is key is value:
         joint = linear_of(builder, call, query, weight, bias)
@@ -97,20 +95,16 @@ def _project(
     )
 
 
-def _split_heads(builder: GraphBuilder, features: Symbol, heads: int, width: int) -> Symbol:
+def _split_heads(builder: GraphBuilder, features: Value, heads: int, width: int) -> Value:
     shape = [builder.size(features, 0), builder.size(features, 1), heads, width]
     split = builder.call_method("reshape", features, shape)
-    result: Symbol = builder.call(torch.transpose, split, 1, 2)
-    return result
+    return builder.call(torch.transpose, split, 1, 2)
 
 
-def _mask(builder: GraphBuilder, scores: Symbol, mask: Symbol, kind: int | None) -> Symbol:
+def _mask(builder: GraphBuilder, scores: Value, mask: Value, kind: int | None) -> Value:
     """True, or minus infinity, where nothing may be read."""
-    assert isinstance(mask.value, Tensor)
     if kind == _MASK_OF_KEYS:
         mask = builder.call(torch.unsqueeze, builder.call(torch.unsqueeze, mask, 1), 1)
     if mask.value.dtype == torch.bool:
-        result: Symbol = builder.call(torch.masked_fill, scores, mask, -math.inf)
-        return result
-    result = builder.call(torch.add, scores, mask)
-    return result
+        return builder.call(torch.masked_fill, scores, mask, -math.inf)
+    return builder.call(torch.add, scores, mask)

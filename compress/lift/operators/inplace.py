@@ -60,6 +60,9 @@ def write_tensor(builder: GraphBuilder, name: str, target: Symbol, result: Symbo
             f"{builder.place} changes its own state '{target.path}' with {name}, "
             "which cannot be lifted yet; export the model in eval mode."
         )
+    if target.state is not None:
+        writer = builder.cells.writer(*target.state)
+        builder.call_accessor(f"write_{target.state[1]}", writer, [result])
     if target.view is None:
         target.rebind(result.value, result.node)
         return

@@ -21,7 +21,7 @@ def _linear(builder: GraphBuilder, call: Call) -> Value:
 
 @rule("aten::addmm")
 def _addmm(builder: GraphBuilder, call: Call) -> Value:
-    weight = _untransposed(call["mat2"])
+    weight = _untransposed(builder, call["mat2"])
     if weight is None or call["alpha"] != 1 or call["beta"] != 1 or not _is_bias(call["self"]):
         return NotImplemented
     return linear_of(builder, call, call["mat1"], weight, call["self"])
@@ -30,7 +30,7 @@ def _addmm(builder: GraphBuilder, call: Call) -> Value:
 @rule("aten::matmul", "aten::mm")
 def _matmul(builder: GraphBuilder, call: Call) -> Value:
     left, right = call.values
-    weight = _untransposed(right)
+    weight = _untransposed(builder, right)
     if weight is None:
         return NotImplemented
     product = linear_of(builder, call, left, weight, None)
@@ -83,8 +83,15 @@ def linear_of(
     return builder.call(F.linear, features, weight, bias)
 
 
-def _untransposed(value: Value) -> Symbol | None:
-    return value.transposed if isinstance(value, Symbol) else None
+def _untransposed(builder: GraphBuilder, value: Value) -> Symbol | None:
+    """The weight `[out, in]` that a matrix is the transpose of."""
+    if not isinstance(value, Symbol):
+        return None
+    matrix = value.value
+    frozen = builder.is_frozen and value.is_constant and value.transposed is None
+    if frozen and isinstance(matrix, Tensor) and matrix.dim() == 2 and matrix.is_floating_point():
+        value.transposed = Symbol(matrix.t().contiguous())
+    return value.transposed
 
 
 def _is_bias(value: Value) -> bool:

@@ -29,6 +29,27 @@ def form_module(
     Returns:
         Dotted name of the module; None if the tensors are not one module's own attributes.
     """
+    path = _frozen_path(builder, make, tensors) or _path(builder, call, tensors)
+    if path is None:
+        return None
+    module = make()
+    if path in builder.modules:
+        known = builder.modules[path]
+        return path if repr(known) == repr(module) else None
+    for name, symbol in tensors.items():
+        held = None if symbol is None else symbol.value
+        if builder.is_frozen and held is not None:
+            held = builder.own_constant(held)
+        if isinstance(held, nn.Parameter) or name not in module._buffers:
+            module.register_parameter(name, held)
+        else:
+            module._buffers[name] = held
+    builder.modules[path] = module.eval()
+    return path
+
+
+def _path(builder: GraphBuilder, call: Call, tensors: dict[str, Value]) -> str | None:
+    """Where the original has the module; a model that is a single layer gets a name for it."""
     prefixes = set()
     for name, symbol in tensors.items():
         if symbol is None:
@@ -42,17 +63,21 @@ def form_module(
     if len(prefixes) != 1:
         return None
     path = prefixes.pop()
-    if not path or not builder.is_leaf(path, frozenset(tensors)):
+    if not builder.is_leaf(path, frozenset(tensors)):
         return None
-    module = make()
-    if path in builder.modules:
-        known = builder.modules[path]
-        return path if repr(known) == repr(module) else None
-    for name, symbol in tensors.items():
-        held = None if symbol is None else symbol.value
-        if isinstance(held, nn.Parameter) or name not in module._buffers:
-            module.register_parameter(name, held)
-        else:
-            module._buffers[name] = held
-    builder.modules[path] = module.eval()
-    return path
+    return path or "layer"
+
+
+def _frozen_path(
+    builder: GraphBuilder, make: Callable[[], nn.Module], tensors: dict[str, Value]
+) -> str | None:
+    """A name for a layer of a frozen model, whose weights are constants without names."""
+    given = [symbol for symbol in tensors.values() if symbol is not None]
+    if not builder.is_frozen or not all(
+        isinstance(symbol, Symbol) and symbol.is_constant and symbol.is_tensor for symbol in given
+    ):
+        return None
+    key = tuple(id(symbol) for symbol in given)
+    if key not in builder.frozen_names:
+        builder.frozen_names[key] = builder.fresh_name(type(make()).__name__.lower())
+    return builder.frozen_names[key]

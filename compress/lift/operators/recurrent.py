@@ -12,13 +12,13 @@ from compress.lift.operators.modules import form_module
 from compress.lift.operators.registry import Call, rule
 from compress.lift.values import Value
 
-_LAYERS: dict[str, tuple[type[nn.RNNBase], dict[str, str]]] = {
+_LAYERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "aten::lstm": (nn.LSTM, {}),
     "aten::gru": (nn.GRU, {}),
     "aten::rnn_tanh": (nn.RNN, {"nonlinearity": "tanh"}),
     "aten::rnn_relu": (nn.RNN, {"nonlinearity": "relu"}),
 }
-_CELLS: dict[str, tuple[type[nn.RNNCellBase], dict[str, str]]] = {
+_CELLS: dict[str, tuple[Any, dict[str, Any]]] = {
     "aten::lstm_cell": (nn.LSTMCell, {}),
     "aten::gru_cell": (nn.GRUCell, {}),
     "aten::rnn_tanh_cell": (nn.RNNCell, {"nonlinearity": "tanh"}),
@@ -30,7 +30,7 @@ _CELLS: dict[str, tuple[type[nn.RNNCellBase], dict[str, str]]] = {
 def _layer(builder: GraphBuilder, call: Call) -> Value:
     """`input [batch, time, features]` or time first; packed sequences keep the operator."""
     builder.set_axis(call["hx"], 0)  # the layers; torch reads beyond them unchecked
-    if call.overload != "input" or call["train"] and call["dropout"]:
+    if call.overload != "input" or (call["train"] and call["dropout"]):
         return NotImplemented
     kind, options = _LAYERS[call.name]
     weights: Sequence[Any] = call["params"]
