@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from compress.errors import CompressError, InvalidSpec
+from compress.errors import CompressError, InvalidSpec, RunTimeout
 from compress.pipeline import preflight, run
 from compress.result import ArtifactReport, Inputs, Result
 from compress.spec import Backend, ConvertConfig, EngineSpec, Metric, PtqConfig, Stage, TensorSpec
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = run(spec, inputs, Terminal(), options.output)
     except CompressError as error:
         sys.stderr.write(f"{error.code}: {error.message}\n")
+        if isinstance(error, RunTimeout):
+            sys.stderr.flush()
+            os._exit(2)  # a call that goes on would keep the process from ending
         return 2
     if options.json:
         sys.stdout.write(json.dumps(result.to_dict(), indent=2) + "\n")

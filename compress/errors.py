@@ -6,6 +6,7 @@ CompressError
 │   ├── BadSignature          no forward, or one that cannot be called    bad_signature
 │   ├── BadOutput             forward returns something unusable          bad_output
 │   ├── ModelFailed           the model itself raised on valid input      model_failed
+│   ├── RunTimeout            one call of the model does not end          run_timeout
 │   ├── UnsupportedOperator   holds what cannot be lifted yet             unsupported_operator
 │   ├── LiftMismatch          lifted and original disagree                lift_mismatch
 │   └── NothingToCompress     no layer left that could be compressed      nothing_to_compress
@@ -73,6 +74,12 @@ class ModelFailed(ModelError):
     """The model itself raised on the samples given."""
 
     code = "model_failed"
+
+
+class RunTimeout(ModelError):
+    """One call of the model took so long that it may never end."""
+
+    code = "run_timeout"
 
 
 class UnsupportedOperator(ModelError):

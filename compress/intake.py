@@ -178,7 +178,7 @@ def _check_takes(original: Original, dataset: Dataset, role: str) -> None:
     """
     sample = dataset.sample(0, 1)
     try:
-        original.run(sample)
+        original.first_run(sample)
     except REFUSALS as error:
         told = ", ".join(
             f"'{name}' {['batch', *array.shape[1:]]} {array.dtype}"
@@ -205,7 +205,7 @@ def _make_up(original: Original, specs: Sequence[TensorSpec], seed: int) -> list
         batch = layout.fill(partial(value_of, samples=samples))
         if not batches:
             try:
-                original.run(batch)
+                original.first_run(batch)
             except REFUSALS as error:
                 told = ", ".join(f"'{spec.name}' {list(spec.shape)} {spec.dtype}" for spec in specs)
                 raise refusal(error, f"inputs of the declared shapes ({told})") from error

@@ -15,9 +15,12 @@ from compress.errors import CompressError, ModelFailed, ShapeMismatch
 from compress.lift import load_model
 from compress.spec.arguments import ForwardArgument
 from compress.structure import cast_floats
+from compress.time_limit import within
 
 REFUSALS = (RuntimeError, torch.jit.Error, IndexError)
 """What TorchScript raises where a model does not run on its inputs."""
+FIRST_RUN_LIMIT_S = 60.0
+"""One sample takes longer only in models that no processor should run."""
 _SHAPE_WORDS = re.compile(
     r"shape|size|dimension|\bdim\b|channel|expected|must match|broadcast|elements|scalar type"
     r"|dtype|data type|input type|tensor type|index out of range|multipl",
@@ -46,6 +49,14 @@ class Original:
         module = copy.deepcopy(self.module) if self.keeps_state else self.module
         with torch.no_grad():
             return module(*cast_floats(inputs, self.dtype))
+
+    def first_run(self, inputs: Sequence[Any]) -> Any:
+        """Run the model for the first time, on little: it may turn out never to end.
+
+        Raises:
+            RunTimeout: It did not.
+        """
+        return within(FIRST_RUN_LIMIT_S, lambda: self.run(inputs), "The model's forward")
 
     def accepts(self, inputs: Sequence[Any]) -> bool:
         """Whether the model runs on these inputs at all."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from compress import original as original_module
+from compress.errors import ModelFailed, RunTimeout
 from compress.lift import load_model
 from compress.original import Original, has_state, load_original, read_arguments
+from compress.time_limit import within
 from tests.compress import structured
 
 
@@ -131,3 +135,36 @@ def test_floats_are_cast_at_any_depth() -> None:
     inner = structured.Inner((rows, 3))
     answer = original.run([structured.Outer(rows, inner, None), {"x": rows}, None, 0.5])
     assert answer.logits.dtype == torch.float64
+
+
+class Endless(nn.Module):
+    """Ends within seconds after all, so that its thread does not outlive the tests."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = 0
+        while bool(x.abs().max() < 1e9) and steps < 100_000:
+            x = x * 1.0
+            steps += 1
+        return x
+
+
+def test_a_model_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(original_module, "FIRST_RUN_LIMIT_S", 0.05)
+    model = reloaded(Endless())
+    original = Original(model, torch.float32, tuple(read_arguments(model)), keeps_state=False)
+    with pytest.raises(RunTimeout, match=r"longer than 0\.05 seconds") as raised:
+        original.first_run([torch.ones(2)])
+    assert raised.value.code == "run_timeout"
+    for thread in threading.enumerate():
+        if thread.name == "limited":
+            thread.join()
+
+
+def test_within_its_limit_a_call_returns_or_raises_as_it_would() -> None:
+    assert within(5, lambda: torch.is_grad_enabled(), "it")
+
+    def fail() -> None:
+        raise ModelFailed("so")
+
+    with pytest.raises(ModelFailed, match="so"):
+        within(5, fail, "it")
