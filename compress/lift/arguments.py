@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Optional
 
@@ -33,6 +34,7 @@ def place_arguments(
     """
     values: list[Value] = []
     assumed: list[str] = []
+    spreader = _Spreader(builder, assumed)
     for index, argument in enumerate(schema):
         given = index < len(inputs)
         value = inputs[index] if given else argument.default_value
@@ -42,17 +44,7 @@ def place_arguments(
             continue
         default = {"default_value": argument.default_value} if argument.has_default_value() else {}
         node = builder.graph.placeholder(argument.name, None if kind is Tensor else kind, **default)
-        graph = builder.graph
-        if value is None:
-            assumed.append(f"{argument.name} is None")
-            if kind == Tensor | None:
-                call_leaf(graph, expect_none, node, assumed[-1])
-        elif isinstance(value, str):
-            assumed.append(f"{argument.name} == {value!r}")
-            call_leaf(graph, expect_text, node, value, assumed[-1])
-        elif isinstance(value, Tensor) and kind == Tensor | None:
-            node = call_leaf(graph, expect_tensor, node, f"{argument.name} is given")
-        values.append(_spread(builder, value, node))
+        values.append(spreader.spread(value, node, argument.type, argument.name))
     return values, assumed
 
 
@@ -75,21 +67,68 @@ def annotation(kind: Any) -> Any:
     return None
 
 
-def _spread(builder: GraphBuilder, value: Any, node: fx.Node) -> Value:
-    """An argument's value with a node for each tensor and number in it."""
-    if isinstance(value, Tensor):
-        builder.inputs.append(node)
-    if isinstance(value, Tensor | bool | int | float):
-        return Symbol(value, node)
-    if isinstance(value, list | tuple):
-        parts = [
-            _spread(builder, item, builder.graph.call_function(getitem, (node, index)))
-            for index, item in enumerate(value)
-        ]
-        return parts if isinstance(value, list) else tuple(parts)
-    if isinstance(value, dict):
-        return {
-            key: _spread(builder, item, builder.graph.call_function(getitem, (node, key)))
-            for key, item in value.items()
-        }
-    return value
+@dataclass(frozen=True)
+class _Spreader:
+    """Gives each tensor and number in an argument a node of its own.
+
+    Attributes:
+        builder: The graph under way.
+        assumed: Receives what is taken for granted.
+    """
+
+    builder: GraphBuilder
+    assumed: list[str]
+
+    def spread(self, value: Any, node: fx.Node, kind: Any, name: str) -> Value:
+        """Return the value of an argument or of a part of one.
+
+        Args:
+            value: What the example has there.
+            node: Computes it.
+            kind: Its TorchScript type.
+            name: As a reader would write it: `batch.mask`.
+        """
+        if value is None:
+            self.assumed.append(f"{name} is None")
+            if annotation(kind) == Tensor | None:
+                self._check(expect_none, node, self.assumed[-1])
+            return value
+        if isinstance(value, str):
+            self.assumed.append(f"{name} == {value!r}")
+            self._check(expect_text, node, value, self.assumed[-1])
+        if kind.kind() == "OptionalType":
+            kind = kind.getElementType()
+            if isinstance(value, Tensor):
+                node = self._check(expect_tensor, node, f"{name} is given")
+        if isinstance(value, Tensor):
+            self.builder.inputs.append(node)
+        if isinstance(value, Tensor | bool | int | float):
+            return Symbol(value, node)
+        inner = list(kind.containedTypes())
+        if isinstance(value, tuple):
+            fields = getattr(value, "_fields", None)
+            told = [f".{field}" for field in fields or ()] or [f"[{i}]" for i in range(len(value))]
+            return tuple(
+                self._part(index, item, node, inner[index], name + told[index])
+                for index, item in enumerate(value)
+            )
+        if isinstance(value, list):
+            return [
+                self._part(index, item, node, inner[0], f"{name}[{index}]")
+                for index, item in enumerate(value)
+            ]
+        if isinstance(value, dict):
+            return {
+                key: self._part(key, item, node, inner[1], f"{name}[{key!r}]")
+                for key, item in value.items()
+            }
+        return value
+
+    def _part(self, key: Any, value: Any, whole: fx.Node, kind: Any, name: str) -> Value:
+        node = self.builder.graph.create_node(
+            "call_function", getitem, (whole, key), name=f"{whole.name}_{key}"
+        )
+        return self.spread(value, node, kind, name)
+
+    def _check(self, function: Any, node: fx.Node, *arguments: Any) -> fx.Node:
+        return call_leaf(self.builder.graph, function, node, *arguments)

@@ -5,6 +5,7 @@ They exist only while the model is lifted: the graph sees their elements, never 
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -66,29 +67,40 @@ def lift_collections(builder: GraphBuilder, call: Call) -> Value:
             return NotImplemented
         if call.name == "aten::__contains__":
             return function(*(builder.fixed(value) for value in values))
-        return _equal(builder, *values) == (call.name == "aten::eq")
+        equal = _equal(builder, *values)
+        if call.name == "aten::eq":
+            return equal
+        return builder.call(operator.eq, equal, False) if symbols_in(equal) else not equal
     return function(*values)
 
 
-def _equal(builder: GraphBuilder, left: Value, right: Value) -> bool:
+def _equal(builder: GraphBuilder, left: Value, right: Value) -> Value:
     """Whether two lists of numbers are equal, for all inputs as for the example.
 
-    Where they are, each pair stays so: `x.size(0) == y.size(0)`, not `x.size(0) == 2`.
+    Where they are, each pair stays so: `x.size(0) == y.size(0)`, not `x.size(0) == 2`. What hangs
+    on data is a symbol.
     """
     if len(left) != len(right):
         return False
+    open_pairs: list[Value] = []
     for mine, other in zip(left, right, strict=True):
         if mine is other:
             continue
         if isinstance(mine, list | tuple):
-            if not _equal(builder, mine, other):
-                return False
+            same = _equal(builder, mine, other)
         elif not symbols_in([mine, other]):
-            if mine != other:
-                return False
-        elif not builder.fixed(builder.call(operator.eq, mine, other)):
+            same = mine == other
+        else:
+            same = builder.call(operator.eq, mine, other)
+            if not any(symbol.from_data for symbol in symbols_in([mine, other])):
+                same = builder.fixed(same)
+        if symbols_in(same):
+            open_pairs.append(same)
+        elif not same:
             return False
-    return True
+    if not open_pairs:
+        return True
+    return functools.reduce(functools.partial(builder.call, operator.and_), open_pairs)
 
 
 @rule("aten::__getitem__")
