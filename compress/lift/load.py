@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from compress.errors import BadSignature, InvalidModel
+from compress.lift.devices import use_processor_
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Argument:
 
 
 def load_model(path: Path) -> torch.jit.ScriptModule:
-    """Loads a TorchScript file to the processor, in eval mode.
+    """Loads a TorchScript file to the processor, in eval mode; one saved on a GPU too.
 
     Element types stay as they are in the file.
 
@@ -39,6 +40,7 @@ def load_model(path: Path) -> torch.jit.ScriptModule:
         ) from error
     forward_arguments(module)
     module.eval()
+    use_processor_(module)
     return module
 
 
