@@ -12,14 +12,17 @@ in a process of its own, since it may crash or hang.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import fnmatch
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -92,7 +95,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the sizes that the tests use")
     parser.add_argument("--json", action="store_true", help="a list of rows instead of the table")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--limit-s", type=float, default=120, help="seconds for the converter")
+    parser.add_argument("--limit-s", type=float, default=120, help="seconds for either")
     parser.add_argument("--convert", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -128,12 +131,13 @@ def measure(entry: Entry, how: How, *, full: bool, arguments: argparse.Namespace
         value.numel() for name, value in parameters.items() if name.startswith(entry.unused)
     )
     try:
-        began = time.perf_counter()
-        lifted = lift(original, example)
-        row.lift_s = time.perf_counter() - began
-        began = time.perf_counter()
-        lift(original, example, verify=False)
-        row.lift_unverified_s = time.perf_counter() - began
+        with time_limit(arguments.limit_s):
+            began = time.perf_counter()
+            lift(original, example, verify=False)
+            row.lift_unverified_s = time.perf_counter() - began
+            began = time.perf_counter()
+            lifted = lift(original, example)
+            row.lift_s = time.perf_counter() - began
         row.parameters_lifted = lifted.report.parameters_lifted
         row.islands = len(lifted.report.islands)
         compare(entry, row, file, lifted.graph_module, full=full)
@@ -145,6 +149,21 @@ def measure(entry: Entry, how: How, *, full: bool, arguments: argparse.Namespace
         answer = convert_apart(folder, arguments)
     row.converter_s, row.converter_error = answer.get("seconds"), answer.get("error")
     return row
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises `TimeoutError` in the block after so many seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"over {seconds:.0f} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def compare(entry: Entry, row: Row, file: bytes, graph_module: nn.Module, *, full: bool) -> None:
