@@ -42,7 +42,9 @@ def flatten(graph_module: fx.GraphModule) -> fx.GraphModule:
             if isinstance(target, torch._ops.OpOverload):
                 target = target.overloadpacket
             args, kwargs = _finite((args, kwargs), graph)
-            kind = node.type if node.op == "placeholder" else None  # others are an example's
+            # others are an example's; texts are annotations that nobody has evaluated
+            known = node.op == "placeholder" and not isinstance(node.type, str)
+            kind = node.type if known else None
             copied[node] = graph.create_node(node.op, target, args, kwargs, node.name, kind)
     return fx.GraphModule(root, graph)
 

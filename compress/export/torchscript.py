@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from torch import Tensor, fx
 from compress.errors import ExportFailed
 from compress.export.archive import extra_file_names, repack
 from compress.export.flatten import flatten
+from compress.lift.guards import expect_tensor
 from compress.measure.fidelity import NoiseMeter
 from compress.measure.outputs import output_tensors, same_structure
+from compress.quantize.islands import keeps_state, renew_islands
+from compress.structure import batch_length, cast_floats
 
 _MIN_MATCH_DB = 100.0
 """Loaded and in-memory run the same kernels; 100 dB leaves room for another order of sums."""
@@ -37,7 +41,7 @@ def export_torchscript(
     graph_module: fx.GraphModule,
     original: Path,
     target: Path,
-    probes: Sequence[Sequence[Tensor]],
+    probes: Sequence[Sequence[Any]],
     *,
     dtype: torch.dtype = torch.float32,
     freeze: bool,
@@ -51,19 +55,24 @@ def export_torchscript(
         target: Where the file goes.
         probes: Inputs in float32 of at least two batch sizes.
         dtype: Element type of the original's floating-point arguments and outputs.
-        freeze: Turn weights into constants. Right for int8, which never moves or trains; a float
-            file stays movable.
+        freeze: Turn weights into constants, unless there is state. Right for int8, which never
+            moves or trains; a float file stays movable.
 
     Raises:
         ExportFailed: It cannot be written as TorchScript, or differs when loaded.
     """
     model = flatten(graph_module)
-    _match_dtypes(model, dtype, probes[0])
     model.eval()
-    cast = [_cast_inputs(probe, dtype) for probe in probes]
-    with torch.no_grad():
-        expected = [model(*probe) for probe in cast]
-        scripted = _compile(model, cast[0], freeze=freeze)
+    renew_islands(model, graph_module)  # none that is run here goes into the file
+    cast = [cast_floats(probe, dtype) for probe in probes]
+    _match_dtypes(model, dtype, probes[0])
+    expected = []
+    for probe in cast:
+        renew_islands(model, graph_module)
+        expected.append(_answer(model, probe))
+    renew_islands(model, graph_module)
+    # freezing would give each island a state of its own
+    scripted = _compile(model, freeze=freeze and not keeps_state(model))
     whole = target.with_name(target.name + ".part")
     slim = target.with_name(target.name + ".slim")
     try:
@@ -77,52 +86,53 @@ def export_torchscript(
     return Written(target, match_db)
 
 
-def _compile(
-    model: fx.GraphModule, inputs: Sequence[Tensor], *, freeze: bool
-) -> torch.jit.ScriptModule:
-    """Compile by scripting, which keeps sizes and structures; by tracing where that fails."""
-    with warnings.catch_warnings():
+def _answer(model: fx.GraphModule, probe: Sequence[Any]) -> Any:
+    try:
+        with torch.no_grad():
+            return model(*probe)
+    except RuntimeError as error:  # a guard: the graph holds for other sizes only
+        raise ExportFailed(
+            f"The compressed model fails at batch size {batch_length(probe)}: {_first_line(error)}"
+        ) from error
+
+
+def _compile(model: fx.GraphModule, *, freeze: bool) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
             scripted = torch.jit.script(model)
-        except (RuntimeError, TypeError, NotImplementedError, OSError) as unscriptable:
-            try:
-                scripted = torch.jit.trace(  # type: ignore[no-untyped-call]
-                    model, tuple(inputs), check_trace=False, strict=False
-                )
-            except (RuntimeError, TypeError, ValueError) as untraceable:
-                raise ExportFailed(
-                    "The compressed model could not be written as TorchScript: "
-                    f"{_first_line(unscriptable)}"
-                ) from untraceable
+        except (RuntimeError, TypeError, NotImplementedError, OSError) as error:
+            raise ExportFailed(
+                f"The compressed model could not be written as TorchScript: {_first_line(error)}"
+            ) from error
         scripted.eval()
         return torch.jit.freeze(scripted) if freeze else scripted
 
 
-def _verify(path: Path, probes: Sequence[Sequence[Tensor]], expected: Sequence[Any]) -> float:
-    try:
-        loaded = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise ExportFailed(f"The file does not load again: {_first_line(error)}") from error
+def _verify(path: Path, probes: Sequence[Sequence[Any]], expected: Sequence[Any]) -> float:
+    """Compare answers; each is of a model loaded afresh, since it may keep state."""
     worst_db = float("inf")
-    with torch.no_grad():
-        for probe, reference in zip(probes, expected, strict=True):
-            try:
+    for probe, reference in zip(probes, expected, strict=True):
+        try:
+            loaded = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            raise ExportFailed(f"The file does not load again: {_first_line(error)}") from error
+        size = batch_length(probe)
+        try:
+            with torch.no_grad():
                 output = loaded(*probe)
-            except RuntimeError as error:
-                raise ExportFailed(
-                    f"The file, loaded afresh, fails at batch size {probe[0].shape[0]}: "
-                    f"{_first_line(error)}"
-                ) from error
-            if not same_structure(reference, output):
-                raise ExportFailed(
-                    f"The file, loaded afresh, returns another structure or shape at batch size "
-                    f"{probe[0].shape[0]}."
-                )
-            meter = NoiseMeter()
-            for left, right in zip(output_tensors(reference), output_tensors(output), strict=True):
-                meter.add(left, right)
-            worst_db = min(worst_db, meter.sqnr_db)
+        except RuntimeError as error:
+            raise ExportFailed(
+                f"The file, loaded afresh, fails at batch size {size}: {_first_line(error)}"
+            ) from error
+        if not same_structure(reference, output):
+            raise ExportFailed(
+                f"The file, loaded afresh, returns another structure or shape at batch size {size}."
+            )
+        meter = NoiseMeter()
+        for left, right in zip(output_tensors(reference), output_tensors(output), strict=True):
+            meter.add(left, right)
+        worst_db = min(worst_db, meter.sqnr_db)
     if worst_db < _MIN_MATCH_DB:
         raise ExportFailed(
             f"The file, loaded afresh, differs from the model in memory ({worst_db:.0f} dB)."
@@ -142,25 +152,20 @@ def _extra_files(original: Path) -> dict[str, bytes]:
     }
 
 
-def _cast_inputs(inputs: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    return [value.to(dtype) if value.is_floating_point() else value for value in inputs]
-
-
-def _match_dtypes(model: fx.GraphModule, dtype: torch.dtype, probe: Sequence[Tensor]) -> None:
+def _match_dtypes(model: fx.GraphModule, dtype: torch.dtype, probe: Sequence[Any]) -> None:
     """Cast inside, so that a half or double model's arguments and outputs stay what they were."""
     if dtype == torch.float32:
         return
     floats = _float_nodes(model, probe)
-    nodes = list(model.graph.nodes)
-    for node in nodes:
-        if node.op == "placeholder" and node in floats:
+    output = model.graph.output_node()
+    for node in list(model.graph.nodes):
+        if node in floats and _is_given(node):
             users = list(node.users)
             with model.graph.inserting_after(node):
                 wide = model.graph.call_method("float", (node,))
             floats.add(wide)  # the output may be an input as it came
             for user in users:
                 user.replace_input_with(node, wide)
-    output = nodes[-1]
     with model.graph.inserting_before(output):
         output.args = fx.map_arg(
             output.args,
@@ -169,7 +174,17 @@ def _match_dtypes(model: fx.GraphModule, dtype: torch.dtype, probe: Sequence[Ten
     model.recompile()
 
 
-def _float_nodes(model: fx.GraphModule, probe: Sequence[Tensor]) -> set[fx.Node]:
+def _is_given(node: fx.Node) -> bool:
+    """Whether a node is an argument of the model, or a part of one, and surely there."""
+    if any(user.target is expect_tensor for user in node.users):
+        return False
+    while node.target in (getitem, expect_tensor) and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node.op == "placeholder"
+
+
+def _float_nodes(model: fx.GraphModule, probe: Sequence[Any]) -> set[fx.Node]:
+    """Find the nodes that compute floating-point tensors, by running the graph on `probe`."""
     found: set[fx.Node] = set()
 
     class Recorder(fx.Interpreter):

@@ -27,8 +27,10 @@ from torch.ao.quantization import (
     observer,
 )
 from torch.ao.quantization.backend_config import get_native_backend_config
-from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
-from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
+from torch.ao.quantization.fx.custom_config import FuseCustomConfig
+from torch.ao.quantization.fx.fuse import fuse
+from torch.ao.quantization.fx.prepare import prepare as insert_observers
+from torch.ao.quantization.quantize_fx import convert_fx
 from torch.nn import functional as F
 
 # the attention to "migrate to torchao" that torch.ao gives on every call is ours, not the user's
@@ -126,20 +128,61 @@ def x86_engine() -> Iterator[None]:
 
 
 def prepare(
-    graph_module: fx.GraphModule, example_inputs: Sequence[Tensor], recipe: StaticRecipe
+    graph_module: fx.GraphModule, example_inputs: Sequence[Any], recipe: StaticRecipe
 ) -> fx.GraphModule:
-    """Fuse conv-bn-relu and its like, and put observers in. Changes `graph_module`'s modules."""
-    custom = PrepareCustomConfig().set_non_traceable_module_names(
-        [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
-    )
-    with _quiet(), x86_engine():
-        return prepare_fx(
-            graph_module,
-            _mapping(recipe),
-            tuple(example_inputs),
-            prepare_custom_config=custom,
-            backend_config=get_native_backend_config(),
+    """Fuse conv-bn-relu and its like, and put observers in. Changes `graph_module`'s modules.
+
+    `prepare_fx` would trace the model anew and lose what Python computes from its stand-ins for
+    numbers; these are its steps after that, on a graph that is one already.
+    """
+    backend = get_native_backend_config()
+    scopes: dict[str, tuple[str, type]] = {}
+    for node in graph_module.graph.nodes:
+        called = node.op == "call_module"
+        name = str(node.target) if called else ""
+        scopes[node.name] = (
+            name,
+            type(graph_module.get_submodule(name)) if called else type(None),
         )
+    with _quiet(), x86_engine():
+        fused = fuse(graph_module, False, FuseCustomConfig(), backend)
+        prepared = insert_observers(
+            fused, _mapping(recipe), False, scopes, tuple(example_inputs), backend_config=backend
+        )
+    _keep_to_floats(prepared, example_inputs)
+    return prepared
+
+
+class _Blindfolded(fx.Interpreter):
+    """Runs a prepared graph once past its observers.
+
+    Attributes:
+        misplaced: Observers of what is no tensor in float32: numbers, positions, masks.
+    """
+
+    def __init__(self, prepared: fx.GraphModule) -> None:
+        super().__init__(prepared)
+        self.misplaced: list[fx.Node] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op != "call_module" or not isinstance(self.fetch_attr(str(n.target)), ObserverBase):
+            return super().run_node(n)
+        value = self.env[n.all_input_nodes[0]]
+        if not isinstance(value, Tensor) or value.dtype != torch.float32:
+            self.misplaced.append(n)
+        return value
+
+
+def _keep_to_floats(prepared: fx.GraphModule, example_inputs: Sequence[Any]) -> None:
+    """Take away the observers of what only looks like an activation to who knows no values."""
+    run = _Blindfolded(prepared)
+    with torch.no_grad():
+        run.run(*example_inputs)
+    for node in run.misplaced:
+        node.replace_all_uses_with(node.all_input_nodes[0])
+        prepared.graph.erase_node(node)
+    prepared.delete_all_unused_submodules()
+    prepared.recompile()
 
 
 def observed_targets() -> frozenset[Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from compress.quantize.fx_backend import observed_targets
@@ -20,18 +21,44 @@ _PRODUCTS: frozenset[Any] = frozenset(
 _VIEWS: tuple[Any, ...] = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
-def make_quantizable(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
+def make_quantizable(graph_module: fx.GraphModule) -> None:
     """Apply every rule to `graph_module` in place."""
-    graph_module.graph.eliminate_dead_code()  # unused `size` checks trip the quantizer's tracing
+    graph_module.graph.eliminate_dead_code()
     _drop_dropout(graph_module)
     _part_tied_weights(graph_module)
     _keep_prelu(graph_module)
     _views_to_reshapes(graph_module)
     _spell_out_padding(graph_module)
-    _shield_integers(graph_module, example_inputs)
-    _keep_factories(graph_module, example_inputs)
     _shield_cats(graph_module)
     graph_module.graph.lint()
+    graph_module.recompile()
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a graph returned: containers and constants around nodes, and these nodes in order."""
+
+    output: Any
+    nodes: list[fx.Node]
+
+
+def flatten_output(graph_module: fx.GraphModule) -> Structure:
+    """Let the graph return a plain tuple of what it computes, and say what it did return.
+
+    The quantizer forgets the names of named tuples, and does not take constants.
+    """
+    output = graph_module.graph.output_node()
+    structure = Structure(output.args[0], output.all_input_nodes)
+    output.args = (tuple(structure.nodes),)
+    graph_module.recompile()
+    return structure
+
+
+def restore_output(graph_module: fx.GraphModule, structure: Structure) -> None:
+    """Let the graph return what it did before `flatten_output`."""
+    output = graph_module.graph.output_node()
+    given = dict(zip(structure.nodes, cast(Sequence[fx.Node], output.args[0]), strict=True))
+    output.args = (fx.map_arg(structure.output, given.__getitem__),)
     graph_module.recompile()
 
 
@@ -136,79 +163,6 @@ def _spell_out_padding(graph_module: fx.GraphModule) -> None:
                 module.padding = tuple(total // 2 for total in both)
 
 
-class _IntegerOperators(fx.Interpreter):
-    """Runs the graph once; finds nodes on integers that quantization would take for its own.
-
-    Attributes:
-        found: Node to the plain operator of the same outcome.
-    """
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.found: dict[fx.Node, Any] = {}
-        self._observed = observed_targets()
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if (
-            n.op in ("call_function", "call_method")
-            and n.target in self._observed
-            and isinstance(value, Tensor)
-            and not value.is_floating_point()
-        ):
-            name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
-            plain = getattr(torch.ops.aten, name.removeprefix("i").rstrip("_"), None) or getattr(
-                torch.ops.aten, name.rstrip("_"), None
-            )
-            args, kwargs = self.fetch_args_kwargs_from_env(n)
-            if plain is not None and _gives(plain, args, kwargs, value):
-                self.found[n] = plain
-        return value
-
-
-def _gives(function: Any, args: Any, kwargs: Any, expected: Tensor) -> bool:
-    try:
-        return torch.equal(function(*args, **kwargs), expected)
-    except (RuntimeError, TypeError):  # other arguments than the Python function takes
-        return False
-
-
-def _shield_integers(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
-    """Arithmetic on positions, masks and ids must not be observed as if it were activations."""
-    operators = _IntegerOperators(graph_module)
-    with torch.no_grad():
-        operators.run(*example_inputs)
-    for node, plain in operators.found.items():
-        node.op, node.target = "call_function", plain
-
-
-class _Factories(fx.Interpreter):
-    """Runs the graph once; finds calls that make a tensor of sizes alone, as `zeros([n, 8])`."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.found: list[fx.Node] = []
-        self._tensors: set[fx.Node] = set()
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            self._tensors.add(n)
-            if n.op == "call_function" and not self._tensors.intersection(n.all_input_nodes):
-                self.found.append(n)
-        return value
-
-
-def _keep_factories(graph_module: fx.GraphModule, example_inputs: Sequence[Tensor]) -> None:
-    """The quantizer traces anew, but factories do not see that their sizes are being traced."""
-    factories = _Factories(graph_module)
-    with torch.no_grad():
-        factories.run(*example_inputs)
-    for node in factories.found:
-        if node.all_input_nodes:
-            node.target = _traceable(node.target)
-
-
 def _shield_cats(graph_module: fx.GraphModule) -> None:
     """Joining with a made tensor stays float: the quantizer looks for its observer and fails."""
     observed = observed_targets()
@@ -224,16 +178,3 @@ def _shield_cats(graph_module: fx.GraphModule) -> None:
     for node in graph_module.graph.nodes:
         if node.target is torch.cat and any(is_made(source) for source in node.args[0]):
             node.target = torch.ops.aten.cat
-
-
-def _traceable(function: Any) -> Any:
-    def record(*args: Any, **kwargs: Any) -> Any:
-        proxies: list[fx.Proxy] = []
-        fx.node.map_aggregate(
-            (args, kwargs), lambda a: proxies.append(a) if isinstance(a, fx.Proxy) else None
-        )
-        if not proxies:
-            return function(*args, **kwargs)
-        return proxies[0].tracer.create_proxy("call_function", function, args, kwargs)
-
-    return record

@@ -10,8 +10,9 @@ the file drops in where the old one was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from compress.errors import NothingToCompress
-from compress.quantize.layers import type_name, weight_bytes, weighted_layers
+from compress.quantize.islands import given_to
+from compress.quantize.layers import STAYS, type_name, weighted_layers
 from compress.quantize.static import Quantized
 from compress.result import Layer
 
@@ -29,45 +31,76 @@ _SMALLEST_TENSOR = 64
 """Elements; below, widening costs more than is saved."""
 
 
-def to_float32(graph_module: fx.GraphModule) -> Quantized:
-    """Return a copy with BatchNorm folded into the layer before it, all in float32."""
+def to_float32(graph_module: fx.GraphModule, islands: Mapping[str, str] | None = None) -> Quantized:
+    """Return a copy with BatchNorm folded into the layer before it, all in float32.
+
+    Args:
+        graph_module: Left as it is.
+        islands: Name to the reason why a module stays TorchScript.
+    """
     model = copy.deepcopy(graph_module).eval()
     _fold_batch_norm(model)
-    layers = [
+    table = [
         Layer(
             name=name,
-            type=type_name(module),
+            type=type_name(layer.module),
             precision="fp32",
-            size_bytes=(weight_bytes(module), weight_bytes(module)),
+            size_bytes=(layer.size_bytes, layer.size_bytes),
+            reason=(islands or {}).get(name, STAYS) if layer.is_island else None,
         )
-        for name, module in weighted_layers(model).items()
+        for name, layer in weighted_layers(model).items()
     ]
-    return Quantized(model, layers)
+    return Quantized(model, table)
 
 
-def to_half(graph_module: fx.GraphModule) -> Quantized:
+def to_half(graph_module: fx.GraphModule, islands: Mapping[str, str] | None = None) -> Quantized:
     """Return a copy whose weights are stored in float16 and widened where they are used.
+
+    An island's own weights stay as they are; those that the graph gives it are halved.
 
     Raises:
         NothingToCompress: No weights, or none that fit float16.
     """
-    folded = to_float32(graph_module)
+    folded = to_float32(graph_module, islands)
     model = folded.graph_module
     loose_nodes = _loose_tensors(model)
+    given = {one.name: [path for path, _ in given_to(model, one.name)] for one in folded.layers}
     table = []
     for layer in folded.layers:
-        reason = _halve_layer(model, layer.name)
-        if reason is None:
-            halved = (layer.size_bytes[0], layer.size_bytes[0] // 2)
-            layer = replace(layer, precision="fp16", size_bytes=halved)
-        table.append(replace(layer, reason=reason))
+        if layer.reason is None:
+            reason = _halve_layer(model, layer.name)
+            if reason is None:
+                halved = (layer.size_bytes[0], layer.size_bytes[0] // 2)
+                layer = replace(layer, precision="fp16", size_bytes=halved)
+            layer = replace(layer, reason=reason)
+        table.append(layer)
     loose = _halve_loose_tensors(model, loose_nodes)
+    table = [_with_given(layer, model, given[layer.name]) for layer in table]
     if not loose and not any(layer.precision == "fp16" for layer in table):
-        raise NothingToCompress("The model holds no weights that can be stored in float16.")
+        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in table[:5])
+        raise NothingToCompress(
+            "The model holds no weights that can be stored in float16"
+            f"{f' ({reasons})' if reasons else ''}."
+        )
     model.graph.eliminate_dead_code()
     model.delete_all_unused_submodules()
     model.recompile()
     return Quantized(model, table)
+
+
+def _with_given(layer: Layer, model: fx.GraphModule, paths: Sequence[str]) -> Layer:
+    """Note in an island's row which of the weights that it is given are in half now."""
+    before, after = layer.size_bytes
+    saved = sum(value.nbytes for value in map(partial(_tensor, model), paths) if _is_half(value))
+    if not saved:
+        return layer
+    if 2 * saved == before:
+        layer = replace(layer, precision="fp16", reason=None)
+    return replace(layer, size_bytes=(before, after - saved))
+
+
+def _is_half(value: Tensor) -> bool:
+    return value.dtype == torch.float16
 
 
 def _fold_batch_norm(model: fx.GraphModule) -> None:
@@ -78,7 +111,7 @@ def _fold_batch_norm(model: fx.GraphModule) -> None:
         if node.op in ("call_module", "get_attr"):
             calls[name] = calls.get(name, 0) + 1
     for node in list(model.graph.nodes):
-        if node.op != "call_module" or not isinstance(node.args[0], fx.Node):
+        if node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
             continue
         before, norm = node.args[0], model.get_submodule(str(node.target))
         if before.op != "call_module" or len(before.users) > 1 or calls[str(before.target)] > 1:
@@ -110,7 +143,7 @@ def _halve_layer(model: fx.GraphModule, name: str) -> str | None:
     module = model.get_submodule(name)
     call = _functional(module)
     if call is None:
-        return f"{type_name(module)} widens its weights nowhere cheap"
+        return f"{type_name(module)} computes in the precision that its weights are stored in"
     weights = [p for p in module.parameters() if p is not None]
     if any(float(weight.detach().abs().max()) > _HALF_MAX for weight in weights if weight.numel()):
         return "a weight is beyond the range of float16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,54 +11,84 @@ from torch import Tensor, fx, nn
 
 from compress.measure.fidelity import NoiseMeter
 from compress.quantize.fx_backend import is_int8, is_rectified, stored_bytes
+from compress.quantize.islands import weights_of
 from compress.result import Layer
 from compress.spec import LayerPrecision
 
+STAYS = "It could not be lifted, and stays TorchScript as it was."
+"""The reason of an island of which no other is known."""
 _NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
-def weighted_layers(graph_module: fx.GraphModule) -> dict[str, nn.Module]:
-    """Return the modules that the graph calls and that hold weights, in order of their call."""
+@dataclass(frozen=True)
+class Weighted:
+    """A module that the graph calls and that holds weights, or an island that is given some.
+
+    Attributes:
+        module: Float.
+        size_bytes: Of its weights.
+        is_island: Whether it stays TorchScript.
+    """
+
+    module: nn.Module
+    size_bytes: int
+
+    @property
+    def is_island(self) -> bool:
+        """Whether it stays TorchScript."""
+        return isinstance(self.module, torch.jit.ScriptModule)
+
+
+def weighted_layers(graph_module: fx.GraphModule) -> dict[str, Weighted]:
+    """Return the weighted modules of a float graph by their names, in order of their call."""
     called = [str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"]
-    modules = {name: graph_module.get_submodule(name) for name in dict.fromkeys(called)}
-    return {name: module for name, module in modules.items() if weight_bytes(module) > 0}
-
-
-def weight_bytes(module: nn.Module) -> int:
-    """Bytes of a float module's parameters."""
-    return sum(parameter.nbytes for parameter in module.parameters())
+    layers = {
+        name: Weighted(
+            graph_module.get_submodule(name),
+            sum(weight.nbytes for weight in weights_of(graph_module, name)),
+        )
+        for name in dict.fromkeys(called)
+    }
+    return {name: layer for name, layer in layers.items() if layer.size_bytes > 0}
 
 
 def layer_table(
-    layers: Mapping[str, nn.Module],
+    layers: Mapping[str, Weighted],
     converted: fx.GraphModule,
     overrides: Mapping[str, tuple[str, LayerPrecision]],
+    islands: Mapping[str, str],
     sqnr_db: Mapping[str, float],
 ) -> list[Layer]:
     """List every weighted layer; a BatchNorm that was folded into its neighbour is no longer one.
 
     Args:
-        layers: Name to float module, before quantization.
+        layers: Name to float layer, before quantization.
         converted: The int8 graph.
         overrides: Name to (pattern, precision) that the request set.
+        islands: Name to the reason why it stays TorchScript.
         sqnr_db: Name to signal-to-quantization-noise ratio of the layer's output.
     """
     called = {str(node.target) for node in converted.graph.nodes if node.op == "call_module"}
     table = []
-    for name, module in layers.items():
+    for name, layer in layers.items():
         if name not in called:
             continue
         after = converted.get_submodule(name)
         quantized = is_int8(after)
-        before_bytes = weight_bytes(module)
+        before_bytes = layer.size_bytes
+        reason = None
+        if layer.is_island:
+            reason = islands.get(name, STAYS)
+        elif not quantized:
+            reason = _why_float(name, layer.module, overrides)
         table.append(
             Layer(
                 name=name,
-                type=type_name(module),
+                type=type_name(layer.module),
                 precision="int8" if quantized else "fp32",
                 size_bytes=(before_bytes, stored_bytes(after) if quantized else before_bytes),
                 sqnr_db=sqnr_db.get(name),
-                reason=None if quantized else _why_float(name, module, overrides),
+                reason=reason,
             )
         )
     return table
@@ -66,7 +97,8 @@ def layer_table(
 def type_name(module: nn.Module) -> str:
     """Return the class name a user knows the layer by."""
     if isinstance(module, torch.jit.ScriptModule):
-        return str(getattr(module, "original_name", "ScriptModule"))
+        name = str(getattr(module, "original_name", ""))
+        return name if name not in ("", "Module") else "TorchScript"
     return type(module).__name__
 
 
@@ -77,8 +109,6 @@ def _why_float(
     if precision == "fp32":
         return f"override '{pattern}' keeps it fp32"
     kind = type_name(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        return "could not be lifted, so it stays TorchScript as it was"
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return f"{kind} has no static int8 kernel"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):

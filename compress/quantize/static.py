@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from compress.errors import NothingToCompress, UnsupportedOperator
 from compress.quantize import fx_backend
 from compress.quantize.fx_backend import StaticRecipe
-from compress.quantize.graph_rules import has_bare_products, last_layers, make_quantizable
+from compress.quantize.graph_rules import (
+    flatten_output,
+    has_bare_products,
+    last_layers,
+    make_quantizable,
+    restore_output,
+)
+from compress.quantize.islands import renew_islands
 from compress.quantize.layers import layer_table, measure_layers, weighted_layers
 from compress.quantize.overrides import resolve_overrides
 from compress.result import Layer
@@ -30,12 +38,13 @@ class Quantized:
 
 def quantize_static(
     graph_module: fx.GraphModule,
-    example_inputs: Sequence[Tensor],
-    calibration: Iterable[Sequence[Tensor]],
+    example_inputs: Sequence[Any],
+    calibration: Iterable[Sequence[Any]],
     config: PtqConfig,
     *,
     full_range: bool,
-    probes: Iterable[Sequence[Tensor]] = (),
+    islands: Mapping[str, str] | None = None,
+    probes: Iterable[Sequence[Any]] = (),
     on_convert: Callable[[], None] = lambda: None,
 ) -> Quantized:
     """Quantize weights and activations to int8 with scales from calibration.
@@ -46,6 +55,7 @@ def quantize_static(
         calibration: Batches of inputs, read once; the caller counts progress as they are drawn.
         config: Observer, granularity, overrides.
         full_range: Whether the processor's int8 kernels do not saturate; see StaticRecipe.
+        islands: Name to the reason why a module stays TorchScript.
         probes: Few, small batches on which each layer's error is measured.
         on_convert: Called when calibration is over.
 
@@ -56,14 +66,16 @@ def quantize_static(
     model = copy.deepcopy(graph_module).float().eval()
     layers = weighted_layers(model)
     overrides = resolve_overrides(config.overrides, list(layers))
-    make_quantizable(model, example_inputs)
-    unspelt = {n for n, m in layers.items() if isinstance(getattr(m, "padding", None), str)}
+    renew_islands(model, graph_module, hidden=True)
+    make_quantizable(model)
+    structure = flatten_output(model)
+    unspelt = {n for n, w in layers.items() if isinstance(getattr(w.module, "padding", None), str)}
     recipe = StaticRecipe(
         granularity=config.granularity,
         observer=config.observer,
         full_range=full_range,
         narrow_layers=frozenset(
-            n for n, module in layers.items() if fx_backend.saturating_depthwise(module)
+            n for n, layer in layers.items() if fx_backend.saturating_depthwise(layer.module)
         ),
         last_layers=last_layers(model, layers),
         float_layers=frozenset(
@@ -71,12 +83,15 @@ def quantize_static(
         ),
     )
     prepared = fx_backend.prepare(model, example_inputs, recipe)
+    renew_islands(prepared, graph_module, hidden=True)
     with torch.no_grad():
         for batch in calibration:
             prepared(*batch)
     on_convert()
     reference = fx_backend.float_reference(prepared)
     converted = fx_backend.convert(prepared)
+    for measured in (reference, converted):
+        renew_islands(measured, graph_module, hidden=True)
     try:
         sqnr_db = measure_layers(reference, converted, layers, probes)
     except NotImplementedError as error:  # torch has no int8 kernel for an operator in between
@@ -85,7 +100,9 @@ def quantize_static(
             f"Quantization led int8 values to {operator[1] if operator else 'an operator'}, which "
             "takes none; keep the layers before it fp32 with `overrides`, or convert to fp16."
         ) from error
-    table = layer_table(layers, converted, overrides, sqnr_db)
+    renew_islands(converted, graph_module)
+    restore_output(converted, structure)
+    table = layer_table(layers, converted, overrides, islands or {}, sqnr_db)
     if not any(layer.precision == "int8" for layer in table):
         raise NothingToCompress(_nothing(table, has_bare_products(model)))
     return Quantized(converted, table)
