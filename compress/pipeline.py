@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from compress.appraisal import judge, race, recommend, report_artifact, report_baseline
+from compress.caveats import caveats, foretell
 from compress.errors import DeviceUnavailable, InvalidSpec, OutOfMemory
 from compress.export.torchscript import export_torchscript
 from compress.intake import Intake, open_intake
@@ -57,6 +58,8 @@ def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
         progress.stage("lift", "lifting the model's graph")
         lifted = lift(intake.model, _example(intake))
         sink.event("log", f"lifted {len(lifted.report.modules)} modules", lifted.report.to_dict())
+        for sentence in caveats(lifted.report):
+            sink.event("log", sentence, level="warning")
         compressed, precision = _compress(spec, intake, lifted, progress)
         progress.stage("export", "writing TorchScript")
         artifact = out_dir / f"model.{precision}.torchscript.pt"
@@ -106,7 +109,9 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
     """Say what a job would do, by trying it on one sample; writes nothing.
 
     Returns:
-        `arguments`, `operators`, `layers` (as in a result, `sqnr_db` null), `counts` by precision,
+        `arguments`, `parameters`, what lifting reports (`operators`, `guards`, `dynamic_dims`,
+        `islands`, `modules`, `methods_dropped`, `parameters_lifted`, `parameters_unused`,
+        `parameters_by_module`), `layers` (as in a result, `sqnr_db` null), `counts` by precision,
         `dataset`, `estimated_size_bytes` and `estimated_compression_ratio`.
 
     Raises:
@@ -119,11 +124,18 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
         sink.stage("lift", "lifting the model's graph")
         example = _example(intake)
         lifted = lift(intake.model, example)
+        for sentence in caveats(lifted.report):
+            sink.event("log", sentence, level="warning")
         sink.stage("convert", "trying the conversion on one sample")
         config = spec.config
         if isinstance(config, PtqConfig):
             tried = quantize_static(
-                lifted.graph_module, example, [example], config, full_range=_full_range(spec)
+                lifted.graph_module,
+                example,
+                [example],
+                config,
+                full_range=_full_range(spec),
+                islands=_reasons(lifted),
             )
         else:
             tried = _convert(config, lifted)
@@ -140,8 +152,7 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
                 for one in forward_arguments(intake.model)
             ],
             "parameters": intake.parameters,
-            "operators": dict(lifted.report.operators),
-            "guards": list(lifted.report.guards),
+            **foretell(lifted.report),
             "layers": [
                 vars(layer) | {"size_bytes": list(layer.size_bytes)} for layer in tried.layers
             ],
@@ -189,6 +200,7 @@ def _compress(
         counted(),
         config,
         full_range=_full_range(spec),
+        islands=_reasons(lifted),
         probes=[dataset.sample(i, i + 1) for i in range(min(_PROBE_SAMPLES, total))],
         on_convert=lambda: progress.stage("convert", "turning weights into int8"),
     )
@@ -197,8 +209,12 @@ def _compress(
 
 def _convert(config: ConvertConfig, lifted: Lifted) -> Quantized:
     if config.precision == "fp16":
-        return to_half(lifted.graph_module)
-    return to_float32(lifted.graph_module)
+        return to_half(lifted.graph_module, _reasons(lifted))
+    return to_float32(lifted.graph_module, _reasons(lifted))
+
+
+def _reasons(lifted: Lifted) -> dict[str, str]:
+    return {island.name: island.reason for island in lifted.report.islands}
 
 
 def _example(intake: Intake) -> list[Any]:
