@@ -28,7 +28,7 @@ from compress.lift.values import (
 
 # Python that takes numbers only: re-tracing the graph would run it on stand-ins for them
 OPAQUE_TO_TRACING = frozenset(
-    {math.sqrt, math.exp, math.log, math.sin, math.cos, min, max, int, float, bool}
+    {math.sqrt, math.exp, math.log, math.sin, math.cos, min, max, int, float, bool, len}
 )
 
 Identity = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
@@ -43,6 +43,7 @@ class GraphBuilder:
         tensors: Dotted name to parameter or buffer that the graph reads directly.
         islands: Name in the graph to what stays TorchScript there.
         accessors: Name in the graph to what reads or writes state there.
+        loops: Name in the graph to a loop, and the builder of its body.
         cells: The model's state.
         scope: Dotted name of the module whose code is being walked; for messages and names.
         at: Node that is being walked.
@@ -59,6 +60,7 @@ class GraphBuilder:
         self.modules: dict[str, nn.Module] = {}
         self.islands: dict[str, tuple[Place, torch.jit.ScriptModule]] = {}
         self.accessors: dict[str, torch.jit.ScriptModule] = {}
+        self.loops: dict[str, tuple[nn.Module, GraphBuilder]] = {}
         self.cells = StateCells(module)
         self._running: dict[str, torch.jit.ScriptModule] = {}
         self.at = Place("")
@@ -68,6 +70,7 @@ class GraphBuilder:
         self.guards: list[Guard] = []
         self.inputs: list[fx.Node] = []
         self.is_frozen = not any(True for _ in module.parameters())
+        self.used: set[str] = set()
         self.frozen_names: dict[tuple[int, ...], str] = {}
         self.set_axes: set[tuple[int, int]] = set()
         self._parameters = dict(module.named_parameters(remove_duplicate=False))
@@ -118,6 +121,33 @@ class GraphBuilder:
             result = module(*concrete(arguments))
         node = self.graph.call_module(name, self._nodes(tuple(arguments)))
         return self._wrap(result, node, symbols)
+
+    def for_body(self) -> GraphBuilder:
+        """A builder for the body of a loop: a graph of its own, over the same modules and state."""
+        inner = copy.copy(self)
+        inner.graph = fx.Graph()
+        inner.tensors, inner.islands, inner.accessors, inner.loops = {}, {}, {}, {}
+        inner.guards, inner.inputs = [], []
+        inner.unbiased, inner._sizes, inner._constants = {}, {}, {}
+        return inner
+
+    def call_loop(
+        self, module: nn.Module, inner: GraphBuilder, arguments: Sequence[Value]
+    ) -> list[Value]:
+        """Emits a call of a loop; lists that it fills are symbols as a whole."""
+        name = self.fresh_name("loop")
+        self.loops[name] = (module, inner)
+        symbols = self._current(arguments)
+        results = module(*concrete(arguments))
+        node = self.graph.call_module(name, self._nodes(tuple(arguments)))
+        after: list[Value] = []
+        for index, result in enumerate(results):
+            at = self.graph.call_function(getitem, (node, index))
+            if isinstance(result, list):
+                after.append(Symbol(result, at, from_data=True))
+            else:
+                after.append(self._wrap(result, at, symbols))
+        return after
 
     def call(self, function: Callable[..., Any], *args: Value, **kwargs: Value) -> Value:
         """Emits `function(*args, **kwargs)`, or folds it when no argument is symbolic."""
@@ -205,7 +235,7 @@ class GraphBuilder:
                     f"{self.place} decides on the values of its data, which cannot be lifted."
                 )
             assert symbol.node is not None
-            assert not isinstance(symbol.value, Tensor)
+            assert isinstance(symbol.value, bool | int | float)
             self.guards.append(Guard(self.at, symbol.node, symbol.value))
         return concrete(value)
 
@@ -297,7 +327,7 @@ class GraphBuilder:
     def fresh_name(self, stem: str) -> str:
         """A dotted name under the current module that nothing uses yet."""
         prefix = f"{self.scope}.{stem}" if self.scope else stem
-        taken = {*self.modules, *self._original, *self.islands, *self.accessors}
+        taken = {*self.modules, *self._original, *self.islands, *self.accessors, *self.loops}
         name, count = prefix, 0
         while name in taken:
             count += 1
@@ -362,25 +392,43 @@ class GraphBuilder:
         return find
 
     def finish(self, output: Value) -> fx.GraphModule:
+        """Closes the model's own graph; what loops hold has its original name there too."""
+        lifted = self.close(output)
+        self.cells.restore()
+        loops = {name.partition(".")[0] for name in self.loops}
+        for part in self.parts():
+            for name in sorted(part.used):
+                if name in self.modules or name in part.tensors:
+                    held = self.modules.get(name, part.tensors.get(name))
+                    _attach(lifted, name, held)
+        for name in loops & lifted._modules.keys():  # the first name of a parameter is its name
+            lifted._modules[name] = lifted._modules.pop(name)
+        used = set().union(*(part.used for part in self.parts()))
+        self.modules = {name: one for name, one in self.modules.items() if name in used}
+        return lifted.eval()
+
+    def parts(self) -> list[GraphBuilder]:
+        """This builder, and those of the loops in its graph."""
+        return [self, *(part for _, inner in self.loops.values() for part in inner.parts())]
+
+    def close(self, output: Value) -> fx.GraphModule:
         """Closes the graph with `output`, drops what nothing uses, and builds the module."""
         self._current(output)
         self.graph.output(self._nodes(output))
         self._drop_dead()
-        # what only guards read is checked too, but a guard on what nobody computes is void
         alive = set(self.graph.nodes)
         self.guards = [guard for guard in self.guards if guard.node in alive]
         expect(self.graph, self.guards)
-        used = {
+        self.used = {
             str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")
         }
-        held: dict[str, Any] = self.modules | self.tensors
-        root = {name: held[name] for name in held if name in used}
-        self.modules = {name: one for name, one in self.modules.items() if name in used}
-        self.islands = {name: one for name, one in self.islands.items() if name in used}
-        root |= {name: module for name, (_, module) in self.islands.items()}
-        root |= {name: one for name, one in self.accessors.items() if name in used}
-        self.cells.restore()
-        constants = {name: one for name, one in self._constants.items() if name in used}
+        self.islands = {name: one for name, one in self.islands.items() if name in self.used}
+        self.loops = {name: one for name, one in self.loops.items() if name in self.used}
+        held: dict[str, Any] = self.modules | self.tensors | self.accessors
+        held |= {name: module for name, (_, module) in self.islands.items()}
+        held |= {name: module for name, (module, _) in self.loops.items()}
+        root = {name: one for name, one in held.items() if name in self.used}
+        constants = {name: one for name, one in self._constants.items() if name in self.used}
         _check_names(root)
         lifted = fx.GraphModule(root | constants, self.graph)
         for name, value in constants.items():  # not of the original's state_dict
@@ -409,6 +457,24 @@ def _identity(value: Tensor) -> Identity:
         value.stride(),
         value.dtype,
     )
+
+
+def _attach(root: nn.Module, path: str, held: Any) -> None:
+    """Sets a module or tensor at a dotted path, unless something is there."""
+    owner: nn.Module = root
+    *scopes, name = path.split(".")
+    for scope in scopes:
+        if scope not in owner._modules:
+            owner.add_module(scope, nn.Module())
+        inner = owner._modules[scope]
+        assert inner is not None
+        owner = inner
+    if hasattr(owner, name):
+        return
+    if isinstance(held, Tensor) and not isinstance(held, nn.Parameter):
+        owner.register_buffer(name, held)
+    else:
+        setattr(owner, name, held)
 
 
 def _check_names(root: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from compress.errors import ModelFailed, UnsupportedOperator
 from compress.lift.builder import GraphBuilder
 from compress.lift.carve import NotCarvable, Region, carve
 from compress.lift.islands import IslandNeeded, Place
+from compress.lift.loops import is_counted, lift_loop
 from compress.lift.operators import lift_call, write_tensor
 from compress.lift.schema import bind_call, function_body
 from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete, symbols_in
@@ -204,6 +205,16 @@ class Interpreter:
     ) -> Value:
         (body,) = node.blocks()
         trips, condition, *carried = inputs
+        if isinstance(trips, Symbol) and not trips.is_constant and is_counted(body):
+            after = lift_loop(
+                self.builder,
+                body,
+                trips,
+                carried,
+                frame,
+                lambda inner, inside: self._run_body(inner, body, inside, owner),
+            )
+            return after[0] if len(after) == 1 else after
         names = [value.debugName() for value in body.inputs()]
         limit = self.builder.fixed(trips)
         iteration = 0
@@ -218,6 +229,13 @@ class Interpreter:
             condition, *carried = [frame[value.debugName()] for value in body.outputs()]
             iteration += 1
         return carried[0] if len(carried) == 1 else carried
+
+    def _run_body(
+        self, inner: GraphBuilder, body: torch._C.Block, frame: Frame, owner: ModuleRef
+    ) -> None:
+        outer, self.builder = self.builder, inner
+        self._run_nodes(body, frame, owner)
+        self.builder = outer
 
     def _decide(self, condition: Value, what: str) -> bool:
         if isinstance(condition, Symbol) and condition.is_tensor and not condition.is_constant:

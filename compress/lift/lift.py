@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,20 +148,21 @@ def _report(
 ) -> LiftReport:
     builder = walk.builder
     lifted = walk.graph_module
-    found = [
-        Island(
-            name,
-            islands[place],
-            sum(value.numel() for value in builder.island_parameters(name, lifted)),
-        )
-        for name, (place, _) in builder.islands.items()
-    ]
-    loose = builder.only_in_islands(lifted)
-    in_islands = {f"{name}." for name in builder.islands}
+    found: list[Island] = []
+    loose: set[str] = set()
+    for prefix, part in _graphs(builder):
+        graph_module = lifted.get_submodule(prefix) if prefix else lifted
+        assert isinstance(graph_module, torch.fx.GraphModule)
+        loose |= part.only_in_islands(graph_module)
+        for name, (place, _) in part.islands.items():
+            held = part.island_parameters(name, graph_module)
+            full = f"{prefix}.{name}" if prefix else name
+            found.append(Island(full, islands[place], sum(value.numel() for value in held)))
+    in_islands = tuple(f"{island.name}." for island in found)
     mine = {
         name: value.numel()
         for name, value in lifted.named_parameters()
-        if name not in loose and not name.startswith(tuple(in_islands))
+        if name not in loose and not name.startswith(in_islands)
     }
     total = sum(value.numel() for value in module.parameters())
     kept = sum(value.numel() for value in lifted.parameters())
@@ -171,7 +172,11 @@ def _report(
         by_module[owner] = by_module.get(owner, 0) + count
     return LiftReport(
         operators=dict(sorted(walk.operators.items())),
-        guards=list(dict.fromkeys([*walk.assumed, *(str(guard) for guard in builder.guards)])),
+        guards=list(
+            dict.fromkeys(
+                [*walk.assumed, *(str(g) for part in builder.parts() for g in part.guards)]
+            )
+        ),
         modules={name: type(held).__name__ for name, held in builder.modules.items()},
         islands=found,
         parameters=max(total, kept),
@@ -181,6 +186,13 @@ def _report(
         state=builder.cells.used,
         methods_dropped=_other_methods(working),
     )
+
+
+def _graphs(builder: GraphBuilder, prefix: str = "") -> Iterator[tuple[str, GraphBuilder]]:
+    """The graph's builder and those of the loops in it, with the names of their graphs."""
+    yield prefix, builder
+    for name, (_, inner) in builder.loops.items():
+        yield from _graphs(inner, f"{prefix}.{name}.body" if prefix else f"{name}.body")
 
 
 def _other_methods(module: torch.jit.ScriptModule) -> list[str]:

@@ -7,7 +7,7 @@ numbers that depend on the input, are `Symbol`s. Containers hold either.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ Value = Any
 
 
 class Symbol:
-    """A tensor, or a number that depends on the input.
+    """A tensor, a number that depends on the input, or a list of as many tensors as it says.
 
     Symbols are mutable on purpose: an in-place operator gives the symbol a new node and value, so
     every holder of the tensor (a variable, a list) sees the new one, as in the original program.
@@ -44,7 +44,7 @@ class Symbol:
 
     def __init__(
         self,
-        value: Tensor | bool | int | float,
+        value: Tensor | bool | int | float | list[Tensor],
         node: fx.Node | None = None,
         *,
         path: str | None = None,
@@ -128,6 +128,20 @@ def shares_memory(a: Tensor, b: Tensor) -> bool:
         return a is b
 
 
+class Parts(list[Symbol]):
+    """The parts of a tensor, as many as its size makes them.
+
+    Attributes:
+        whole: The list as one value, for uses that hold for any number of parts.
+        length: How many there are.
+    """
+
+    def __init__(self, parts: Sequence[Symbol], whole: Symbol, length: Symbol) -> None:
+        super().__init__(parts)
+        self.whole = whole
+        self.length = length
+
+
 @dataclass(frozen=True)
 class ModuleRef:
     """A submodule of the original. `path` is its dotted name, empty for the root."""
@@ -153,6 +167,8 @@ def map_symbols(value: Value, change: Callable[[Symbol], Any]) -> Any:
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(map_symbols(item, change) for item in value))
+    if isinstance(value, Parts):
+        return [map_symbols(item, change) for item in value]
     if isinstance(value, list | tuple):
         return type(value)(map_symbols(item, change) for item in value)
     if isinstance(value, slice):

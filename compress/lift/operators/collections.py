@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Symbol, Value, concrete, symbols_in
+from compress.lift.values import Parts, Symbol, Value, concrete, symbols_in
 
 # On lists, strings and dicts: computed at once, by Python itself.
 _PLAIN: dict[str, Callable[..., Any]] = {
@@ -56,6 +56,11 @@ def lift_collections(builder: GraphBuilder, call: Call) -> Value:
     values = call.values
     if not values or not isinstance(values[0], list | dict | str | tuple):
         return NotImplemented
+    parts = [value for value in values if isinstance(value, Parts)]
+    if parts and call.name == "aten::len":
+        return parts[0].length
+    if parts and (call.name in _PLAIN or call.name == "aten::slice"):
+        builder.fixed([each.length for each in parts])
     if call.name == "aten::slice":
         start, end, step = (builder.fixed(value) for value in values[1:])
         return values[0][start:end:step]
@@ -106,8 +111,12 @@ def _equal(builder: GraphBuilder, left: Value, right: Value) -> Value:
 @rule("aten::__getitem__")
 def _item(builder: GraphBuilder, call: Call) -> Value:
     items, key = call.values
+    if isinstance(items, Parts) and (isinstance(key, Symbol) or key < 0):
+        return builder.call(operator.getitem, items.whole, key)
     if isinstance(items, list | tuple | dict | str):
         return items[builder.fixed(key)]
+    if isinstance(items, Symbol) and isinstance(items.value, list):  # filled by a loop
+        return builder.call(operator.getitem, items, key)
     return NotImplemented
 
 
@@ -157,6 +166,8 @@ def _size(builder: GraphBuilder, call: Call) -> Value:
 
 @rule("aten::len")
 def _length(builder: GraphBuilder, call: Call) -> Value:
+    if isinstance(call.values[0].value, list):  # filled by a loop
+        return builder.call(len, call.values[0])
     return builder.size(_tensor(call), 0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from compress.errors import UnsupportedOperator
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators import (  # noqa: F401  they register their rules
@@ -15,7 +17,7 @@ from compress.lift.operators.functions import lift_function
 from compress.lift.operators.inplace import lift_in_place, note_view
 from compress.lift.operators.numbers import lift_numbers
 from compress.lift.operators.registry import RULES, Call, overload_of
-from compress.lift.values import Value, is_number
+from compress.lift.values import Parts, Value, is_number
 
 
 def lift_call(builder: GraphBuilder, call: Call) -> Value:
@@ -37,6 +39,9 @@ def lift_call(builder: GraphBuilder, call: Call) -> Value:
 
 def lift_functional(builder: GraphBuilder, call: Call) -> Value:
     """Lifts a call that changes none of its operands."""
+    if any(isinstance(value, Parts) for value in call.values):
+        whole = {k: v.whole if isinstance(v, Parts) else v for k, v in call.arguments.items()}
+        call = replace(call, arguments=whole)
     rule = RULES.get(call.name)
     if rule is not None:
         result = rule(builder, call)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Symbol, Value
+from compress.lift.values import Parts, Symbol, Value
 
 # Same argument order as the TorchScript operator, so nothing else is to be said of them.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -75,7 +75,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "aten::unsqueeze": torch.unsqueeze,
     "aten::squeeze": torch.squeeze,
     "aten::chunk": torch.chunk,
-    "aten::unbind": torch.unbind,
     "aten::select": torch.select,
     "aten::roll": torch.roll,
     "aten::flip": torch.flip,
@@ -194,7 +193,28 @@ def _slice(builder: GraphBuilder, call: Call) -> Value:
 @rule("aten::split", "aten::split_with_sizes")
 def _split(builder: GraphBuilder, call: Call) -> Value:
     tensor, sizes, dim = call.values
-    return builder.call(torch.split, tensor, sizes, dim)
+    parts = builder.call(torch.split, tensor, sizes, dim)
+    if isinstance(sizes, list):
+        return parts
+    length = builder.call(operator.add, builder.size(tensor, builder.fixed(dim)), sizes)
+    count = builder.call(operator.floordiv, builder.call(operator.sub, length, 1), sizes)
+    return _as_parts(parts, count)
+
+
+@rule("aten::unbind")
+def _unbind(builder: GraphBuilder, call: Call) -> Value:
+    tensor, dim = call.values
+    parts = builder.call(torch.unbind, tensor, dim)
+    return _as_parts(parts, builder.size(tensor, builder.fixed(dim)))
+
+
+def _as_parts(parts: Value, count: Value) -> Value:
+    """Parts whose number the input decides; a plain list where it does not."""
+    if not isinstance(count, Symbol) or not parts:
+        return parts
+    node = parts[0].node.args[0]
+    whole = Symbol([part.value for part in parts], node, from_data=True)
+    return Parts(parts, whole, count)
 
 
 @rule("aten::unsafe_chunk", "aten::unsafe_split", "aten::unsafe_split_with_sizes")
