@@ -208,6 +208,9 @@ class GraphBuilder:
         if tensor.node is None or tensor.is_attribute:
             return length
         node = self.node_of(tensor)
+        known = _made_with_length(node, dim)
+        if known is not None:
+            return known
         if tensor.from_data:  # what the last call left decides
             return Symbol(length, self.graph.call_method("size", (node, dim)), from_data=True)
         key = (node, dim)
@@ -447,6 +450,16 @@ class GraphBuilder:
                 or (node.op == "call_module" and str(node.target) in impure)
             )
         )
+
+
+def _made_with_length(node: fx.Node, dim: int) -> int | None:
+    """The length of an axis of a tensor that was made with a number for it: `zeros([1, n])`."""
+    name = getattr(node.target, "__name__", "").partition(".")[0]
+    if name not in ("zeros", "ones", "full", "empty") or not isinstance(node.args[0], list | tuple):
+        return None
+    shape = node.args[0]
+    length = shape[dim] if dim < len(shape) else None
+    return length if isinstance(length, int) else None
 
 
 def _identity(value: Tensor) -> Identity:

@@ -49,6 +49,7 @@ class Interpreter:
         self._bodies: dict[str, torch._C.Graph] = {}
         self._code: list[str] = []
         self._calls: list[str] = []
+        self._loops_tried = 0
 
     def run_model(self, root: ModuleRef, arguments: Sequence[Value]) -> Value:
         """Walks the model's forward, or leaves it whole if the model itself is an island."""
@@ -127,6 +128,8 @@ class Interpreter:
         """Returns what to raise so that the walk begins anew, with the smallest island more."""
         if place not in self.islands and node.kind() in ("prim::If", "prim::Loop"):
             return IslandNeeded(place, error.message)  # unless it then proves not to be carvable
+        if self._loops_tried:
+            return error  # there is another way
         for path in reversed(self._calls):
             if Place(path) not in self.islands:
                 return IslandNeeded(Place(path), error.message)
@@ -206,15 +209,9 @@ class Interpreter:
         (body,) = node.blocks()
         trips, condition, *carried = inputs
         if isinstance(trips, Symbol) and not trips.is_constant and is_counted(body):
-            after = lift_loop(
-                self.builder,
-                body,
-                trips,
-                carried,
-                frame,
-                lambda inner, inside: self._run_body(inner, body, inside, owner),
-            )
-            return after[0] if len(after) == 1 else after
+            after = self._lift_loop(body, trips, carried, frame, owner)
+            if after is not None:
+                return after[0] if len(after) == 1 else after
         names = [value.debugName() for value in body.inputs()]
         limit = self.builder.fixed(trips)
         iteration = 0
@@ -230,12 +227,32 @@ class Interpreter:
             iteration += 1
         return carried[0] if len(carried) == 1 else carried
 
-    def _run_body(
-        self, inner: GraphBuilder, body: torch._C.Block, frame: Frame, owner: ModuleRef
-    ) -> None:
-        outer, self.builder = self.builder, inner
-        self._run_nodes(body, frame, owner)
-        self.builder = outer
+    def _lift_loop(
+        self,
+        body: torch._C.Block,
+        trips: Value,
+        carried: Sequence[Value],
+        frame: Frame,
+        owner: ModuleRef,
+    ) -> list[Value] | None:
+        """Emits a loop of any length; None where the body does not allow it, and it must unroll."""
+        outer, scope = self.builder, self.builder.scope
+        code, calls = list(self._code), list(self._calls)
+
+        def run(inner: GraphBuilder, inside: Frame) -> None:
+            self.builder = inner
+            self._run_nodes(body, inside, owner)
+            self.builder = outer
+
+        self._loops_tried += 1
+        try:
+            return lift_loop(outer, body, trips, carried, frame, run)
+        except UnsupportedOperator:
+            self.builder, self._code, self._calls = outer, code, calls
+            outer.scope = scope
+            return None
+        finally:
+            self._loops_tried -= 1
 
     def _decide(self, condition: Value, what: str) -> bool:
         if isinstance(condition, Symbol) and condition.is_tensor and not condition.is_constant:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Parts, Symbol, Value, concrete, symbols_in
+from compress.lift.values import Parts, Symbol, Value, View, concrete, symbols_in
 
 # On lists, strings and dicts: computed at once, by Python itself.
 _PLAIN: dict[str, Callable[..., Any]] = {
@@ -111,12 +111,13 @@ def _equal(builder: GraphBuilder, left: Value, right: Value) -> Value:
 @rule("aten::__getitem__")
 def _item(builder: GraphBuilder, call: Call) -> Value:
     items, key = call.values
-    if isinstance(items, Parts) and (isinstance(key, Symbol) or key < 0):
-        return builder.call(operator.getitem, items.whole, key)
     if isinstance(items, list | tuple | dict | str):
         return items[builder.fixed(key)]
-    if isinstance(items, Symbol) and isinstance(items.value, list):  # filled by a loop
-        return builder.call(operator.getitem, items, key)
+    if isinstance(items, Symbol) and isinstance(items.value, list):
+        part = builder.call(operator.getitem, items, key)
+        # which part it is only running shows, so nothing can be written through it
+        part.view = View(items, lambda: _item(builder, call), None)
+        return part
     return NotImplemented
 
 

@@ -39,7 +39,7 @@ def lift_call(builder: GraphBuilder, call: Call) -> Value:
 
 def lift_functional(builder: GraphBuilder, call: Call) -> Value:
     """Lifts a call that changes none of its operands."""
-    if any(isinstance(value, Parts) for value in call.values):
+    if any(isinstance(value, Parts) for value in call.values) and not _names_a_part(call):
         whole = {k: v.whole if isinstance(v, Parts) else v for k, v in call.arguments.items()}
         call = replace(call, arguments=whole)
     rule = RULES.get(call.name)
@@ -66,3 +66,9 @@ def lift_overload(builder: GraphBuilder, call: Call) -> Value:
         if types.get(name) == "Tensor" and is_number(value):
             positional[index] = builder.number_tensor(value)
     return builder.call(overload, *positional, **keywords)
+
+
+def _names_a_part(call: Call) -> bool:
+    """Whether a call takes one part that the graph knows by itself, counted from the front."""
+    key = call.values[1] if call.name == "aten::__getitem__" else None
+    return isinstance(key, int) and key >= 0
