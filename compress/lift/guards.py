@@ -55,7 +55,7 @@ def describe(value: Any, *, holds: bool = True, inner: bool = False) -> str:
     """
     if not isinstance(value, fx.Node):
         return str(value)
-    name = getattr(value.target, "__name__", str(value.target))
+    name = getattr(value.target, "__name__", str(value.target)).partition(".")[0]
     sign = _INFIX.get(name) if value.op == "call_function" else None
     if sign == "==" and value.args[1] is False:  # how `not` is written
         return describe(value.args[0], holds=not holds, inner=inner)

@@ -287,6 +287,12 @@ def _print_preflight(found: Preflight) -> None:
     ]  # fmt: skip
     if rows:
         print_table(["layer", "type", "becomes", "why not int8"], rows)
+    for island in result.get("islands") or ():
+        typer.echo(f"stays as it is: {island.get('name')}: {island.get('reason')}")
+    for guard in result.get("guards") or ():
+        typer.echo(f"the compressed file will hold only where {guard}")
+    for name in result.get("methods_dropped") or ():
+        typer.echo(f"the compressed file will not have the method {name}")
     estimate = size(result.get("estimated_size_bytes"))
     typer.echo(
         f"this job can run; {size(result.get('size_bytes'))} should become about {estimate}; "
