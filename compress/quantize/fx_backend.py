@@ -36,19 +36,10 @@ from torch.nn import functional as F
 # the attention to "migrate to torchao" that torch.ao gives on every call is ours, not the user's
 _NOISE = r".*(torch\.ao\.quantization is deprecated|_empty_affine_quantized|TypedStorage|must_run)"
 
-# Kept float: int8 kernels are missing, or emulate float and lose both time and accuracy.
-_FLOAT_OPERATORS: tuple[Any, ...] = (
-    nn.LayerNorm, F.layer_norm, nn.GroupNorm, F.group_norm,
-    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, F.instance_norm,
-    nn.Softmax, F.softmax, torch.softmax, torch.matmul, "matmul",
-    nn.Embedding, nn.EmbeddingBag, F.embedding,
-    nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell, nn.RNNCell,
-)  # fmt: skip
-
 # fbgemm's transposed kernels take one weight scale per tensor only (pytorch issue 47535)
+_TRANSPOSED_MODULES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED: tuple[Any, ...] = (
-    nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+    *_TRANSPOSED_MODULES, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
 )  # fmt: skip
 
 _ONEDNN_MAX_GROUPS = 100
@@ -116,6 +107,19 @@ def saturating_depthwise(module: nn.Module) -> bool:
     )
 
 
+def computes_wrongly(module: nn.Module) -> bool:
+    """Whether torch's int8 kernel for a transposed convolution gives something else altogether.
+
+    oneDNN, which takes those without output padding, swaps input and output channels where they
+    differ in number; fbgemm, which takes the others, fails for 2 x 2 kernels.
+    """
+    if not isinstance(module, _TRANSPOSED_MODULES):
+        return False
+    if any(module.output_padding):
+        return tuple(module.kernel_size) == (2, 2)
+    return module.in_channels != module.out_channels
+
+
 @contextmanager
 def x86_engine() -> Iterator[None]:
     """Pack and run weights with torch's `x86` engine: fbgemm, and oneDNN where that is faster."""
@@ -147,7 +151,12 @@ def prepare(
     with _quiet(), x86_engine():
         fused = fuse(graph_module, False, FuseCustomConfig(), backend)
         prepared = insert_observers(
-            fused, _mapping(recipe), False, scopes, tuple(example_inputs), backend_config=backend
+            fused,
+            _mapping(recipe, graph_module),
+            False,
+            scopes,
+            tuple(example_inputs),
+            backend_config=backend,
         )
     _keep_to_floats(prepared, example_inputs)
     return prepared
@@ -249,7 +258,7 @@ def packed_call(module: nn.Module) -> PackedCall | None:
     return PackedCall(operator, packed, float(module.scale), int(module.zero_point))  # type: ignore[arg-type]
 
 
-def _mapping(recipe: StaticRecipe) -> QConfigMapping:
+def _mapping(recipe: StaticRecipe, graph_module: fx.GraphModule) -> QConfigMapping:
     ranges: type[HistogramObserver | MinMaxObserver] = (
         HistogramObserver if recipe.observer == "histogram" else MinMaxObserver
     )
@@ -270,16 +279,15 @@ def _mapping(recipe: StaticRecipe) -> QConfigMapping:
     mapping = _with_known_ranges(_qconfig(activation=activation, weight=weight))
     for operator in _TRANSPOSED:
         mapping.set_object_type(operator, _qconfig(activation=activation, weight=per_tensor))
-    for operator in _FLOAT_OPERATORS:
-        mapping.set_object_type(operator, None)
     if recipe.full_range:
-        narrow = _qconfig(activation, weight.with_args(quant_min=-64, quant_max=63))
+        narrow = weight.with_args(quant_min=-64, quant_max=63)
         for name in sorted(recipe.narrow_layers):
-            mapping.set_module_name(name, narrow)
+            mapping.set_module_name(name, _qconfig(activation, narrow))
     else:
-        wide = _qconfig(activation.with_args(reduce_range=False), weight)
+        wide = activation.with_args(reduce_range=False)
         for name in sorted(recipe.last_layers):
-            mapping.set_module_name(name, wide)
+            transposed = isinstance(graph_module.get_submodule(name), _TRANSPOSED_MODULES)
+            mapping.set_module_name(name, _qconfig(wide, per_tensor if transposed else weight))
     for name in sorted(recipe.float_layers):
         mapping.set_module_name(name, None)
     return mapping

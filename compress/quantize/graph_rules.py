@@ -11,13 +11,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from compress.quantize.fx_backend import observed_targets
+from compress.quantize.hiding import PRODUCTS, hide, hide_float_parts
 
-_PRODUCTS: frozenset[Any] = frozenset(
-    {
-        F.linear, F.conv1d, F.conv2d, F.conv3d,
-        F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
-    }
-)  # fmt: skip
 _VIEWS: tuple[Any, ...] = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
@@ -26,10 +21,11 @@ def make_quantizable(graph_module: fx.GraphModule) -> None:
     graph_module.graph.eliminate_dead_code()
     _drop_dropout(graph_module)
     _part_tied_weights(graph_module)
-    _keep_prelu(graph_module)
     _views_to_reshapes(graph_module)
     _spell_out_padding(graph_module)
+    _spell_out_activations(graph_module)
     _shield_cats(graph_module)
+    hide_float_parts(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -92,7 +88,8 @@ def _descendants(node: fx.Node) -> set[fx.Node]:
 def _multiplies(node: fx.Node, layers: Collection[str]) -> bool:
     if node.op == "call_module":
         return str(node.target) in layers
-    return node.op == "call_function" and node.target in _PRODUCTS
+    target = getattr(node.target, "hides", (None, node.target))[1]
+    return node.op == "call_function" and target in PRODUCTS
 
 
 def _drop_dropout(graph_module: fx.GraphModule) -> None:
@@ -127,16 +124,6 @@ def _part_tied_weights(graph_module: fx.GraphModule) -> None:
         node.target = name
 
 
-class PReLU(nn.PReLU):
-    """Not what the quantizer looks for: the int8 kernel is far off where there is one slope."""
-
-
-def _keep_prelu(graph_module: fx.GraphModule) -> None:
-    for module in graph_module.modules():
-        if type(module) is nn.PReLU:
-            module.__class__ = PReLU
-
-
 def _views_to_reshapes(graph_module: fx.GraphModule) -> None:
     """int8 convolutions return channels-last tensors, of which `view` refuses to be taken."""
     for node in graph_module.graph.nodes:
@@ -161,6 +148,22 @@ def _spell_out_padding(graph_module: fx.GraphModule) -> None:
             both = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
             if all(total % 2 == 0 for total in both):
                 module.padding = tuple(total // 2 for total in both)
+
+
+def _spell_out_activations(graph_module: fx.GraphModule) -> None:
+    """The int8 kernels take their arguments in another order, and know no defaults."""
+    for node in graph_module.graph.nodes:
+        if node.op != "call_function" or node.target not in (F.leaky_relu, F.elu):
+            continue
+        x, *rest = node.args
+        names = ("negative_slope" if node.target is F.leaky_relu else "alpha", "inplace")
+        given = dict(zip(names, rest, strict=False)) | dict(node.kwargs)
+        if given.get("inplace"):
+            hide(node)
+        elif node.target is F.leaky_relu:
+            node.args, node.kwargs = (x, given.get("negative_slope", 0.01), False), {}
+        else:
+            node.args, node.kwargs = (x,), {"alpha": given.get("alpha", 1.0)}
 
 
 def _shield_cats(graph_module: fx.GraphModule) -> None:

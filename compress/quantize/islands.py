@@ -16,15 +16,20 @@ from torch import Tensor, fx, nn
 
 
 class Opaque(nn.Module):
-    """An island in a module that nobody looks into: its weights are not seen from outside."""
+    """A module in one that nobody looks into: neither its kind nor its weights are seen."""
 
-    def __init__(self, island: torch.jit.ScriptModule) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self._held = [island]
-        self._is_impure = bool(getattr(island, "_is_impure", False))  # else torch.fx drops calls
+        self._held = [module]
+        self._is_impure = bool(getattr(module, "_is_impure", False))  # else torch.fx drops calls
+
+    @property
+    def held(self) -> nn.Module:
+        """The module inside."""
+        return self._held[0]
 
     def forward(self, *arguments: Any) -> Any:
-        """Calls the island."""
+        """Call it."""
         return self._held[0](*arguments)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.measure.fidelity import NoiseMeter
-from compress.quantize.fx_backend import is_int8, is_rectified, stored_bytes
+from compress.quantize.fx_backend import computes_wrongly, is_int8, is_rectified, stored_bytes
 from compress.quantize.islands import weights_of
 from compress.result import Layer
 from compress.spec import LayerPrecision
@@ -115,6 +115,8 @@ def _why_float(
         return f"{kind} looks rows up and multiplies nothing; static int8 does not apply"
     if isinstance(module, _NORMALISATIONS):
         return f"{kind} holds few weights, and they stay float for accuracy"
+    if computes_wrongly(module):
+        return f"torch's int8 kernel for a {kind} of such channels or kernel computes wrongly"
     if isinstance(getattr(module, "padding", None), str):
         return "padding 'same' with an even kernel has no int8 kernel"
     return f"{kind} has no int8 kernel"

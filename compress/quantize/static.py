@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from compress.quantize.graph_rules import (
     make_quantizable,
     restore_output,
 )
+from compress.quantize.hiding import hide_like, reveal
 from compress.quantize.islands import renew_islands
 from compress.quantize.layers import layer_table, measure_layers, weighted_layers
 from compress.quantize.overrides import resolve_overrides
@@ -69,7 +70,12 @@ def quantize_static(
     renew_islands(model, graph_module, hidden=True)
     make_quantizable(model)
     structure = flatten_output(model)
-    unspelt = {n for n, w in layers.items() if isinstance(getattr(w.module, "padding", None), str)}
+    unfit = {
+        n
+        for n, layer in layers.items()
+        if isinstance(getattr(layer.module, "padding", None), str)
+        or fx_backend.computes_wrongly(layer.module)
+    }
     recipe = StaticRecipe(
         granularity=config.granularity,
         observer=config.observer,
@@ -79,9 +85,10 @@ def quantize_static(
         ),
         last_layers=last_layers(model, layers),
         float_layers=frozenset(
-            {n for n, (_, precision) in overrides.items() if precision == "fp32"} | unspelt
+            {n for n, (_, precision) in overrides.items() if precision == "fp32"} | unfit
         ),
     )
+    _hide_what_fails(model, example_inputs, recipe)
     prepared = fx_backend.prepare(model, example_inputs, recipe)
     renew_islands(prepared, graph_module, hidden=True)
     with torch.no_grad():
@@ -92,20 +99,65 @@ def quantize_static(
     converted = fx_backend.convert(prepared)
     for measured in (reference, converted):
         renew_islands(measured, graph_module, hidden=True)
-    try:
-        sqnr_db = measure_layers(reference, converted, layers, probes)
-    except NotImplementedError as error:  # torch has no int8 kernel for an operator in between
-        operator = re.search(r"'(aten::\w+)", str(error))
-        raise UnsupportedOperator(
-            f"Quantization led int8 values to {operator[1] if operator else 'an operator'}, which "
-            "takes none; keep the layers before it fp32 with `overrides`, or convert to fp16."
-        ) from error
+    sqnr_db = measure_layers(reference, converted, layers, probes)
     renew_islands(converted, graph_module)
+    reveal(converted)
     restore_output(converted, structure)
     table = layer_table(layers, converted, overrides, islands or {}, sqnr_db)
     if not any(layer.precision == "int8" for layer in table):
         raise NothingToCompress(_nothing(table, has_bare_products(model)))
     return Quantized(converted, table)
+
+
+def _hide_what_fails(
+    model: fx.GraphModule, example_inputs: Sequence[Any], recipe: StaticRecipe
+) -> None:
+    """Try the conversion on the example alone; keep float what torch has no int8 kernel for.
+
+    Raises:
+        UnsupportedOperator: It fails where nothing can be kept float.
+    """
+    recipe = replace(recipe, observer="minmax")  # the ranges do not matter
+    while True:
+        prepared = fx_backend.prepare(copy.deepcopy(model), example_inputs, recipe)
+        with torch.no_grad():
+            prepared(*example_inputs)
+        failing = _first_failure(fx_backend.convert(prepared), example_inputs)
+        if failing is None:
+            return
+        node, error = failing
+        if not hide_like(model, node):
+            operator = re.search(r"((?:aten|quantized)::\w+)", str(error))
+            raise UnsupportedOperator(
+                f"Quantization led int8 values to {operator[1] if operator else node.name}, which "
+                "does not take them so; keep the layers before it fp32 with `overrides`, or "
+                "convert to fp16."
+            ) from error
+
+
+def _first_failure(
+    converted: fx.GraphModule, example_inputs: Sequence[Any]
+) -> tuple[fx.Node, Exception] | None:
+    """Return the node that raises on the example, if one does."""
+    failed: list[tuple[fx.Node, Exception]] = []
+
+    class Runner(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            try:
+                return super().run_node(n)
+            except Exception as error:
+                failed.append((n, error))
+                raise
+
+    runner = Runner(converted)
+    runner.extra_traceback = False
+    try:
+        with torch.no_grad():
+            runner.run(*example_inputs)
+    except Exception:
+        if not failed:
+            raise
+    return failed[0] if failed else None
 
 
 def _nothing(table: Sequence[Layer], bare: bool) -> str:
