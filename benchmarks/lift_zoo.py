@@ -105,6 +105,7 @@ def main() -> None:
         return
     if not arguments.json:
         _print_line(HEADINGS)
+    warm_up()
     rows: list[Row] = []
     for name, entry in ENTRIES.items():
         if not fnmatch.fnmatch(name, arguments.only):
@@ -117,6 +118,12 @@ def main() -> None:
         print(json.dumps([asdict(row) for row in rows], indent=1))
     else:
         _print_summary(rows)
+
+
+def warm_up() -> None:
+    """Lifts a layer, so that the first row does not pay for what a process does once."""
+    example: list[Any] = [torch.randn(2, 3)]
+    lift(load(export(nn.Linear(3, 3).eval(), example, "trace")), example)
 
 
 def measure(entry: Entry, how: How, *, full: bool, arguments: argparse.Namespace) -> Row:

@@ -89,8 +89,6 @@ ENTRIES = [
         build=sized(recurrent.CellLoop, 8, 16),
         inputs=floats(("batch", "extent", 8), full=(("batch", "extent", 64),)),
         fixed=("trace",),
-        islands={"script": 1},
-        in_islands=("cell.",),
     ),
     sequence_net(
         name="seq2seq", build=sized(recurrent.Seq2Seq, 100, 8, 16, 4), inputs=tokens(full=8000)
