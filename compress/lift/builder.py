@@ -220,7 +220,9 @@ class GraphBuilder:
 
     def number_tensor(self, number: Value) -> Symbol:
         """A number as the 0-dimensional tensor that a trace means by it."""
-        result = self.call(torch.scalar_tensor, number)
+        raw = concrete(number)
+        kinds: dict[type, torch.dtype] = {bool: torch.bool, int: torch.int64}
+        result = self.call(torch.scalar_tensor, number, dtype=kinds.get(type(raw), torch.float32))
         assert isinstance(result, Symbol)
         return result
 

@@ -34,6 +34,8 @@ ARITHMETIC: dict[str, Callable[[Tensor], Tensor]] = {
     "scalars": lambda x: 1 - (2 * x + 1) / 3 - x * 0.5,
     "in_place": lambda x: x.mul_(2).add_(1),
     "floor_divide": lambda x: torch.floor_divide(x, 0.3),
+    "floor_divide_integers": lambda x: x.flatten()[x.argsort(1).flatten() // 2 + x.size(1) // 2],
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 1),
     "sqrt_of_a_size": lambda x: x / math.sqrt(x.size(-1)),
     "power": lambda x: x**2 + x.abs().sqrt(),
     "mean": lambda x: x.mean((2, 3), keepdim=True),
