@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from compress.lift import is_loop
 from compress.quantize.fx_backend import packed_call
 
 
@@ -62,7 +63,7 @@ def _call(
     module = graph_module.get_submodule(name)
     call = packed_call(module)
     if call is None:
-        _put(root, name, module)
+        _put(root, name, module.with_body(flatten(module.body)) if is_loop(module) else module)
         return graph.call_module(name, args, kwargs)
     if name not in packed_names:
         packed_names[name] = f"packed_{len(packed_names)}"

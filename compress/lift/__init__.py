@@ -7,6 +7,10 @@ beside it. `verify` compares the result with the original.
 
 from compress.lift.lift import lift
 from compress.lift.load import Argument, forward_arguments, load_model
+from compress.lift.loops import LoopModule, is_loop
 from compress.lift.report import Lifted, LiftReport
 
-__all__ = ["Argument", "LiftReport", "Lifted", "forward_arguments", "lift", "load_model"]
+__all__ = [
+    "Argument", "LiftReport", "Lifted", "LoopModule", "forward_arguments", "is_loop", "lift",
+    "load_model",
+]  # fmt: skip

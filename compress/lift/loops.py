@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import linecache
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,6 +29,15 @@ class LoopModule(nn.Module):
     def __init__(self, body: fx.GraphModule) -> None:
         super().__init__()
         self.body = body
+
+    def with_body(self, body: fx.GraphModule) -> LoopModule:
+        """The same loop around another body."""
+        return type(self)(body)
+
+
+def is_loop(module: nn.Module) -> TypeGuard[LoopModule]:
+    """Whether a module of a lifted graph is a loop around a graph of its own."""
+    return isinstance(module, LoopModule)
 
 
 def is_counted(body: torch._C.Block) -> bool:

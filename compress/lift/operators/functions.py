@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Parts, Symbol, Value
+from compress.lift.values import Parts, Symbol, Value, concrete, symbols_in
 
 # Same argument order as the TorchScript operator, so nothing else is to be said of them.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
@@ -225,6 +225,27 @@ def _unsafe_split(builder: GraphBuilder, call: Call) -> Value:
     for part in parts:
         part.aliases = weakref.WeakSet([part])
     return parts
+
+
+@rule("aten::tensor", "aten::as_tensor")
+def _tensor_of(builder: GraphBuilder, call: Call) -> Value:
+    """A tensor made of numbers, which may be sizes."""
+    data, dtype = call.values[0], call.get("dtype")
+    if isinstance(data, Symbol) and data.is_tensor:
+        return data if dtype is None else builder.call_method("to", data, dtype)
+    if dtype is None:
+        dtype = torch.tensor(concrete(data)).dtype  # as of numbers, whatever makes them later
+    return (
+        _stacked(builder, data, dtype)
+        if symbols_in(data)
+        else Symbol(torch.tensor(data, dtype=dtype))
+    )
+
+
+def _stacked(builder: GraphBuilder, data: Value, dtype: torch.dtype) -> Value:
+    if isinstance(data, list):
+        return builder.call(torch.stack, [_stacked(builder, item, dtype) for item in data])
+    return builder.call(torch.scalar_tensor, data, dtype=dtype)
 
 
 @rule("aten::einsum")

@@ -147,3 +147,20 @@ def test_writes_through_views_reach_every_alias(how: How) -> None:
     for mine, right in zip(lifted(more), Writes()(more), strict=True):
         assert torch.equal(mine, right)
     assert torch.equal(more, before)
+
+
+class MakesTensors(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scale = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+        size = torch.tensor([x.size(0), 7])
+        return x.sum() * scale, size, torch.tensor(x.size(3)) + torch.as_tensor(x.size(0) * 0.5)
+
+
+def test_tensors_are_made_of_numbers_and_of_sizes() -> None:
+    lifted = lift(export(MakesTensors(), [GIVEN], "script"), [GIVEN])
+    assert lifted.report.islands == []
+    assert lifted.report.guards == []
+    more = torch.randn(5, 3, 4, 6)
+    for mine, right in zip(lifted.graph_module(more), MakesTensors()(more), strict=True):
+        torch.testing.assert_close(mine, right)
+        assert mine.dtype == right.dtype

@@ -88,7 +88,7 @@ class BranchesOnStep(nn.Module):
         h = torch.zeros(x.size(0), 4)
         for t in range(x.size(1)):
             if t == 0:
-                h = self.first(x[:, t])
+                h = self.first(x[:, t].masked_fill(x[:, t] > 1, 0.5))
             if t > 0:
                 h = self.rest(x[:, t]) + h
         return h
