@@ -84,6 +84,11 @@ class Intake:
         ]
         return [single, several] if self.original.accepts(several) else [single]
 
+    def first_sample(self) -> list[Any]:
+        """Return a batch of one sample."""
+        dataset = self.calibration or self.evaluation
+        return self.made_up[0] if dataset is None else dataset.sample(0, 1)
+
     def step(self, dataset: Dataset, spec: EngineSpec) -> int:
         """Return the samples per call: as asked for, or 1 where the model takes single ones."""
         several = dataset.sample(0, min(2, dataset.samples))

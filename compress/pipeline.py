@@ -17,7 +17,7 @@ import torch
 
 from compress.appraisal import judge, race, recommend, report_artifact, report_baseline
 from compress.caveats import caveats, foretell
-from compress.errors import DeviceUnavailable, InvalidSpec, OutOfMemory
+from compress.errors import DeviceUnavailable, InvalidSpec, LiftMismatch, OutOfMemory
 from compress.export.torchscript import export_torchscript
 from compress.intake import Intake, open_intake
 from compress.lift import Lifted, forward_arguments, lift
@@ -122,8 +122,7 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
         sink.stage("load", "reading model and data")
         intake = open_intake(spec, inputs, Path(scratch))
         sink.stage("lift", "lifting the model's graph")
-        example = _example(intake)
-        lifted = lift(intake.model, example)
+        example, lifted = _lift_quickly(intake)
         for sentence in caveats(lifted.report):
             sink.event("log", sentence, level="warning")
         sink.stage("convert", "trying the conversion on one sample")
@@ -132,7 +131,7 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
             tried = quantize_static(
                 lifted.graph_module,
                 example,
-                [example],
+                None,
                 config,
                 full_range=_full_range(spec),
                 islands=_reasons(lifted),
@@ -215,6 +214,16 @@ def _convert(config: ConvertConfig, lifted: Lifted) -> Quantized:
 
 def _reasons(lifted: Lifted) -> dict[str, str]:
     return {island.name: island.reason for island in lifted.report.islands}
+
+
+def _lift_quickly(intake: Intake) -> tuple[list[Any], Lifted]:
+    """Lift on one sample, proved at one more batch size; on the job's own example if that fails."""
+    example = intake.first_sample()
+    try:
+        return example, lift(intake.model, example, other_batches=1)
+    except LiftMismatch:  # some models are another computation for a single sample
+        example = _example(intake)
+        return example, lift(intake.model, example)
 
 
 def _example(intake: Intake) -> list[Any]:

@@ -28,7 +28,11 @@ _MAX_ISLANDS = 50
 
 
 def lift(
-    module: torch.jit.ScriptModule, example_inputs: Sequence[Any], *, verify: bool = True
+    module: torch.jit.ScriptModule,
+    example_inputs: Sequence[Any],
+    *,
+    verify: bool = True,
+    other_batches: int = 2,
 ) -> Lifted:
     """Lifts a TorchScript model into a `torch.fx.GraphModule`.
 
@@ -43,6 +47,7 @@ def lift(
             a text, None, or lists, tuples and dicts of them. Arguments with defaults may be left
             out at the end.
         verify: Compare with the original, also at other batch sizes and lengths.
+        other_batches: At how many other batch sizes.
 
     Raises:
         BadSignature: The number or kind of inputs does not fit `forward`.
@@ -61,7 +66,7 @@ def lift(
         try:
             walk = _walk(working, inputs, islands, expected)
             verifier = Verifier(oracle, walk, inputs, expected, _walker(working, islands))
-            proof = verifier.verify() if verify else None
+            proof = verifier.verify(other_batches) if verify else None
             break
         except IslandNeeded as needed:
             whole = len(islands) >= _MAX_ISLANDS

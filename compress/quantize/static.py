@@ -40,7 +40,7 @@ class Quantized:
 def quantize_static(
     graph_module: fx.GraphModule,
     example_inputs: Sequence[Any],
-    calibration: Iterable[Sequence[Any]],
+    calibration: Iterable[Sequence[Any]] | None,
     config: PtqConfig,
     *,
     full_range: bool,
@@ -54,6 +54,7 @@ def quantize_static(
         graph_module: The float graph; left as it is.
         example_inputs: One small batch.
         calibration: Batches of inputs, read once; the caller counts progress as they are drawn.
+            None for a trial on the example alone, whose ranges are of no use.
         config: Observer, granularity, overrides.
         full_range: Whether the processor's int8 kernels do not saturate; see StaticRecipe.
         islands: Name to the reason why a module stays TorchScript.
@@ -88,18 +89,20 @@ def quantize_static(
             {n for n, (_, precision) in overrides.items() if precision == "fp32"} | unfit
         ),
     )
-    _hide_what_fails(model, example_inputs, recipe)
-    prepared = fx_backend.prepare(model, example_inputs, recipe)
-    renew_islands(prepared, graph_module, hidden=True)
-    with torch.no_grad():
-        for batch in calibration:
-            prepared(*batch)
-    on_convert()
-    reference = fx_backend.float_reference(prepared)
-    converted = fx_backend.convert(prepared)
-    for measured in (reference, converted):
-        renew_islands(measured, graph_module, hidden=True)
-    sqnr_db = measure_layers(reference, converted, layers, probes)
+    converted = _hide_what_fails(model, example_inputs, recipe)
+    sqnr_db: dict[str, float] = {}
+    if calibration is not None:
+        prepared = fx_backend.prepare(model, example_inputs, recipe)
+        renew_islands(prepared, graph_module, hidden=True)
+        with torch.no_grad():
+            for batch in calibration:
+                prepared(*batch)
+        on_convert()
+        reference = fx_backend.float_reference(prepared)
+        converted = fx_backend.convert(prepared)
+        for measured in (reference, converted):
+            renew_islands(measured, graph_module, hidden=True)
+        sqnr_db = measure_layers(reference, converted, layers, probes)
     renew_islands(converted, graph_module)
     reveal(converted)
     restore_output(converted, structure)
@@ -111,8 +114,11 @@ def quantize_static(
 
 def _hide_what_fails(
     model: fx.GraphModule, example_inputs: Sequence[Any], recipe: StaticRecipe
-) -> None:
+) -> fx.GraphModule:
     """Try the conversion on the example alone; keep float what torch has no int8 kernel for.
+
+    Returns:
+        The graph converted with the example's ranges.
 
     Raises:
         UnsupportedOperator: It fails where nothing can be kept float.
@@ -122,9 +128,10 @@ def _hide_what_fails(
         prepared = fx_backend.prepare(copy.deepcopy(model), example_inputs, recipe)
         with torch.no_grad():
             prepared(*example_inputs)
-        failing = _first_failure(fx_backend.convert(prepared), example_inputs)
+        converted = fx_backend.convert(prepared)
+        failing = _first_failure(converted, example_inputs)
         if failing is None:
-            return
+            return converted
         node, error = failing
         if not hide_like(model, node):
             operator = re.search(r"((?:aten|quantized)::\w+)", str(error))
