@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from compress.quantize.fx_backend import observed_targets
 from compress.quantize.islands import Opaque
 
 # int8 kernels are missing, or emulate float and lose both time and accuracy; that of PReLU is far
@@ -28,9 +29,12 @@ _FLOAT_FUNCTIONS: frozenset[Any] = frozenset(
         "matmul", "softmax", F.embedding, F.embedding_bag,
     }
 )  # fmt: skip
-_ELEMENTWISE: frozenset[Any] = frozenset(
-    {operator.add, operator.iadd, torch.add, operator.mul, operator.imul, torch.mul}
-)
+_ON_ONE_SCALE: frozenset[Any] = frozenset(
+    {
+        operator.add, operator.iadd, torch.add, operator.mul, operator.imul, torch.mul,
+        torch.cat, torch.stack,
+    }
+)  # fmt: skip
 _RESHAPING: frozenset[Any] = frozenset(
     {
         "reshape", "view", "transpose", "permute", "contiguous", "flatten", "squeeze", "unsqueeze",
@@ -63,26 +67,29 @@ def hide_float_parts(graph_module: fx.GraphModule) -> None:
 
 
 def _hide_what_feeds_them(graph_module: fx.GraphModule) -> None:
-    """Sums and products that something float takes in gain nothing from int8.
+    """What something float takes in gains nothing from int8, and loses to a scale that is shared.
 
-    They are the residual stream of a transformer, whose norms undo every scale but no rounding, and
-    scores with a mask, whose range leaves no bits to the scores.
+    Such are the residual stream of a transformer, whose norms undo every scale but no rounding,
+    scores with a mask, whose range leaves no bits to the scores, and the mask itself, on its way.
     """
-    wanted: set[fx.Node] = set()
+    observed = observed_targets()
+    float_ones: set[fx.Node] = set()
     for node in reversed(graph_module.graph.nodes):
-        users = [user in wanted for user in node.users]
-        if is_hidden(graph_module, node) or (node.target in _RESHAPING and users and all(users)):
-            wanted.add(node)
-        elif node.target in _ELEMENTWISE and any(users):
-            hide(node)
-            wanted.add(node)
-
-
-def is_hidden(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node calls what torch.ao does not see."""
-    if node.op == "call_module":
-        return isinstance(graph_module.get_submodule(str(node.target)), Opaque)
-    return hasattr(node.target, "hides")
+        users = [user in float_ones for user in node.users]
+        if node.target in _RESHAPING:
+            if users and all(users):
+                float_ones.add(node)
+                if node.target in observed:
+                    hide(node)
+        elif node.op == "call_module":
+            if isinstance(graph_module.get_submodule(str(node.target)), Opaque):
+                float_ones.add(node)
+        elif node.op in ("call_function", "call_method") and (
+            node.target not in observed or (any(users) and node.target in _ON_ONE_SCALE)
+        ):
+            float_ones.add(node)
+            if node.target in observed:
+                hide(node)
 
 
 def reveal(graph_module: fx.GraphModule) -> None:

@@ -13,6 +13,7 @@ class Recorder:
         self.stages: list[str] = []
         self.fractions: list[float] = []
         self.messages: list[str] = []
+        self.warnings: list[str] = []
 
     def stage(self, stage: str, message: str) -> None:
         self.stages.append(stage)
@@ -25,6 +26,8 @@ class Recorder:
         self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
     ) -> None:
         json.dumps(data)
+        if level == "warning":
+            self.warnings.append(message)
 
 
 def out_dir(tmp_path: Path) -> Path:

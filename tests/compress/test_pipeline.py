@@ -243,3 +243,49 @@ def test_x86_vnni_is_closer_to_float_and_says_so(
     if "avx512_vnni" in results["x86"].environment.isa:
         sqnr_db = {name: result.artifacts[0].fidelity.sqnr_db for name, result in results.items()}
         assert sqnr_db["x86_vnni"] > sqnr_db["x86"]
+
+
+class Hangs(nn.Module):
+    """Takes another way for each rate, and a third layer where the data say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.extra = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor, rate: int) -> Tensor:
+        if rate == 16000:
+            x = x * 2
+        x = self.last(torch.relu(self.first(x)))
+        if x.sum() > 0:
+            x = self.extra(x)
+        return x
+
+    @torch.jit.export
+    def describe(self) -> str:
+        return "hangs"
+
+
+def test_what_a_user_must_know_of_lifting_is_told_before_and_during_a_job(tmp_path: Path) -> None:
+    torch.jit.script(Hangs().eval()).save(str(tmp_path / "m.pt"))
+    data = np.random.default_rng(0).normal(size=(16, 4)).astype("f4")
+    np.savez(tmp_path / "c.npz", input_0=data, input_1=np.full(16, 16000))
+    files = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    before, during = Recorder(), Recorder()
+    answer = preflight(EngineSpec(), files, before)
+    assert answer["guards"] == ["rate == 16000"]
+    assert [island["parameters"] for island in answer["islands"]] == [12]
+    assert "values of its data" in answer["islands"][0]["reason"]
+    assert answer["methods_dropped"] == ["describe"]
+    assert answer["dynamic_dims"] == {"x": [0]}
+    assert answer["parameters_lifted"] == 40 + 27
+    assert answer["parameters_by_module"] == {"first": 40, "last": 27}
+    assert answer["counts"] == {"int8": 2, "fp32": 1}
+    json.dumps(answer)
+    result = run(EngineSpec(), files, during, out_dir(tmp_path))
+    assert result.lift["guards"] == answer["guards"]
+    assert result.lift["islands"] == answer["islands"]
+    for sink in (before, during):
+        islands, guards, methods = sink.warnings
+        assert islands.startswith("Stays float: 'island' (")
+        assert "holds only where rate == 16000" in guards
+        assert "'describe'" in methods

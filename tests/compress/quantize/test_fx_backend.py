@@ -16,7 +16,7 @@ from compress.quantize.fx_backend import (
 
 def convert(model: nn.Module, data: Tensor, **recipe: object) -> fx.GraphModule:
     graph_module = fx.symbolic_trace(model.eval())
-    prepared = fx_backend.prepare(graph_module, [data], StaticRecipe(**recipe))
+    prepared = fx_backend.prepare(graph_module, [data], StaticRecipe(**recipe))  # type: ignore[arg-type]
     with torch.no_grad():
         prepared(data)
     return fx_backend.convert(prepared)
