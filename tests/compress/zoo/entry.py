@@ -68,7 +68,7 @@ class Entry:
     def sizes(self, how: How, *, full: bool = False) -> list[tuple[int, int]]:
         """Batch and extent of the example; of two other batches; of another extent, if it may."""
         extent, other = (self.full_extent, self.full_other) if full else (self.extent, self.other)
-        batches = (1, 2, 3) if full else (2, 1, 5)
+        batches = (2, 1, 3) if full else (2, 1, 5)  # some traces of one row take no second
         sizes = [(batch, extent) for batch in batches]
         if other is not None and how not in self.fixed:
             sizes.append((batches[0], other))
