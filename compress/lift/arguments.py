@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import getitem
 from typing import Any, Optional
 
+import torch
 from torch import Tensor, fx
 
 from compress.lift.builder import GraphBuilder
@@ -100,6 +101,8 @@ class _Spreader:
             kind = kind.getElementType()
             if isinstance(value, Tensor):
                 node = self._check(expect_tensor, node, f"{name} is given")
+            elif not isinstance(value, str):
+                node = self._check(torch.jit._unwrap_optional, node)
         if isinstance(value, Tensor):
             self.builder.inputs.append(node)
         if isinstance(value, Tensor | bool | int | float):

@@ -117,3 +117,35 @@ def test_a_number_that_decides_is_a_guard() -> None:
 def test_values_of_another_kind_are_refused(given: list[object], told: str) -> None:
     with pytest.raises(BadSignature, match=told):
         lift(export(Rates(), [GIVEN, 16000], "script"), given)
+
+
+class Optionals(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(
+        self,
+        x: Tensor,
+        more: list[Tensor] | None = None,
+        times: int | None = None,
+        shift: float | None = None,
+    ) -> Tensor:
+        x = self.mix(x)
+        if more is not None:
+            x = x + more[0]
+        if times is not None:
+            x = x * times
+        if shift is not None:
+            x = x + shift
+        return x
+
+
+@pytest.mark.parametrize("more", [[], [[GIVEN]], [[GIVEN], 3], [None, 3, 0.5]])
+def test_optional_lists_and_numbers(more: list[object]) -> None:
+    model = Optionals().eval()
+    lifted = lift(export(model, [GIVEN, *more], "script"), [GIVEN, *more])
+    loaded = written(lifted)
+    expected = model(GIVEN, *more)
+    torch.testing.assert_close(lifted.graph_module(GIVEN, *more), expected)
+    torch.testing.assert_close(loaded(GIVEN, *more), expected)
