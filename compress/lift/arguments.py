@@ -102,7 +102,7 @@ class _Spreader:
             if isinstance(value, Tensor):
                 node = self._check(expect_tensor, node, f"{name} is given")
             elif not isinstance(value, str):
-                node = self._check(torch.jit._unwrap_optional, node)
+                node = self._check(torch.jit._unwrap_optional, node)  # type: ignore[attr-defined]
         if isinstance(value, Tensor):
             self.builder.inputs.append(node)
         if isinstance(value, Tensor | bool | int | float):
