@@ -102,7 +102,9 @@ class _Spreader:
             if isinstance(value, Tensor):
                 node = self._check(expect_tensor, node, f"{name} is given")
             elif not isinstance(value, str):
-                node = self._check(torch.jit._unwrap_optional, node)  # type: ignore[attr-defined]
+                unwrap: Any = torch.jit._unwrap_optional  # type: ignore[attr-defined]
+                # no leaf: torch.fx cannot patch a function of torch's own
+                node = self.builder.graph.call_function(unwrap, (node,))
         if isinstance(value, Tensor):
             self.builder.inputs.append(node)
         if isinstance(value, Tensor | bool | int | float):

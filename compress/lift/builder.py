@@ -17,7 +17,6 @@ from compress.lift.guards import Guard, expect, is_check
 from compress.lift.islands import Place
 from compress.lift.state import StateCells
 from compress.lift.values import (
-    ModuleRef,
     Symbol,
     Value,
     concrete,
@@ -25,13 +24,12 @@ from compress.lift.values import (
     shares_memory,
     symbols_in,
 )
+from compress.lift.weights import Weights
 
 # Python that takes numbers only: re-tracing the graph would run it on stand-ins for them
 OPAQUE_TO_TRACING = frozenset(
     {math.sqrt, math.exp, math.log, math.sin, math.cos, min, max, int, float, bool, len}
 )
-
-Identity = tuple[int, int, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class GraphBuilder:
@@ -50,8 +48,7 @@ class GraphBuilder:
         guards: What the graph takes for granted about its inputs.
         inputs: Nodes of the tensors that are given, in order.
         set_axes: `(input, axis)` pairs whose length the model's weights set.
-        is_frozen: Whether the model was frozen: its weights are constants of its code.
-        frozen_names: Constants of a layer to the name that it got.
+        weights: The original's modules and tensors, and this graph's copies.
         unbiased: Call of a linear layer without bias to its input and weight.
     """
 
@@ -66,16 +63,11 @@ class GraphBuilder:
         self.at = Place("")
         self.tensors: dict[str, Tensor] = {}
         self.scope = ""
-        self._original = dict(module.named_modules(remove_duplicate=False))
+        self.weights = Weights(module)
         self.guards: list[Guard] = []
         self.inputs: list[fx.Node] = []
-        self.is_frozen = not any(True for _ in module.parameters())
         self.used: set[str] = set()
-        self.frozen_names: dict[tuple[int, ...], str] = {}
         self.set_axes: set[tuple[int, int]] = set()
-        self._parameters = dict(module.named_parameters(remove_duplicate=False))
-        self._parameter_names = {_identity(value): name for name, value in self._parameters.items()}
-        self._copies: dict[Identity, Tensor] = {}
         self._sizes: dict[tuple[fx.Node, int], Symbol] = {}
         self.unbiased: dict[fx.Node, tuple[Symbol, Symbol]] = {}
         self._constants: dict[str, Tensor] = {}
@@ -244,51 +236,6 @@ class GraphBuilder:
             self.guards.append(Guard(self.at, symbol.node, symbol.value))
         return concrete(value)
 
-    def name_in(self, owner: ModuleRef, name: str, symbol: Symbol) -> str:
-        """Path of an attribute; of two names of one tensor, that in the module being walked."""
-        assert symbol.path is not None
-        path = owner.child_path(name)
-        held = owner.module._c.getattr(name) if owner.module._c.hasattr(name) else None
-        if isinstance(held, Tensor) and self.own(path, held) is symbol.value:
-            return path
-        return symbol.path
-
-    def is_leaf(self, path: str, attributes: frozenset[str]) -> bool:
-        """Whether an original module has no submodules, and no parameters beside these."""
-        module = self._original.get(path)
-        if module is None:
-            return False
-        names = {name for name, _ in module.named_parameters()}
-        return names <= attributes and not any(True for _ in module.named_children())
-
-    def buffer_beside(self, path: str, name: str) -> Tensor | None:
-        """This graph's copy of another buffer of the original module at `path`, if it has one."""
-        value = dict(self._original[path].named_buffers()).get(name)
-        return None if value is None else self.own(f"{path}.{name}", value)
-
-    def attribute(self, path: str, value: Tensor) -> Symbol:
-        """A parameter, buffer or tensor attribute; copied, so the original stays as it is."""
-        if path not in self._parameters:  # an attribute may hold a parameter under another name
-            path = self._parameter_names.get(_identity(value), path)
-        return Symbol(self.own(path, value), path=path)
-
-    def own(self, path: str, value: Tensor) -> Tensor:
-        """This graph's copy of a tensor of the original; one copy for all names of one tensor."""
-        key = _identity(value)
-        if key not in self._copies:
-            mine = value.detach().clone()
-            if key in self._parameter_names:
-                # deployed files are often frozen; what is lifted must be able to learn again
-                mine = nn.Parameter(mine, requires_grad=mine.is_floating_point())
-            self._copies[key] = mine
-        return self._copies[key]
-
-    def own_constant(self, value: Tensor) -> Tensor:
-        """A constant of a frozen model as the parameter that it was."""
-        if value.is_floating_point():
-            self._parameter_names.setdefault(_identity(value), "")
-        return self.own("", value)
-
     def node_of(self, symbol: Symbol) -> fx.Node:
         """The node that computes a symbol; reads attributes and constants into the graph."""
         if symbol.node is None:
@@ -304,26 +251,6 @@ class GraphBuilder:
             symbol.node = self.graph.create_node("get_attr", name)
         return symbol.node
 
-    def island_parameters(self, name: str, lifted: fx.GraphModule) -> list[Tensor]:
-        """Parameters that an island holds, or is given."""
-        held = list(lifted.get_submodule(name).parameters())
-        own = dict(lifted.named_parameters(remove_duplicate=False))
-        for node in lifted.graph.nodes:
-            if node.op == "call_module" and node.target == name:
-                given = (str(a.target) for a in node.all_input_nodes if a.op == "get_attr")
-                held += [own[path] for path in given if path in own]
-        return list({id(value): value for value in held}.values())
-
-    def only_in_islands(self, lifted: fx.GraphModule) -> set[str]:
-        """Names of parameters that the graph reads only to give them to islands."""
-        names = set()
-        for node in lifted.graph.nodes:
-            if node.op == "get_attr" and all(
-                user.op == "call_module" and user.target in self.islands for user in node.users
-            ):
-                names.add(str(node.target))
-        return names
-
     @property
     def place(self) -> str:
         """Where in the model the walk is, for messages."""
@@ -332,7 +259,7 @@ class GraphBuilder:
     def fresh_name(self, stem: str) -> str:
         """A dotted name under the current module that nothing uses yet."""
         prefix = f"{self.scope}.{stem}" if self.scope else stem
-        taken = {*self.modules, *self._original, *self.islands, *self.accessors, *self.loops}
+        taken = {*self.modules, *self.weights.modules, *self.islands, *self.accessors, *self.loops}
         name, count = prefix, 0
         while name in taken:
             count += 1
@@ -462,16 +389,6 @@ def _made_with_length(node: fx.Node, dim: int) -> int | None:
     shape = node.args[0]
     length = shape[dim] if dim < len(shape) else None
     return length if isinstance(length, int) else None
-
-
-def _identity(value: Tensor) -> Identity:
-    return (
-        value.data_ptr() or id(value),
-        int(value.storage_offset()),
-        value.shape,
-        value.stride(),
-        value.dtype,
-    )
 
 
 def _attach(root: nn.Module, path: str, held: Any) -> None:

@@ -319,7 +319,7 @@ class Interpreter:
 
     def _lift_attribute(self, path: str, value: Any) -> Value:
         if isinstance(value, Tensor):
-            return self.builder.attribute(path, value)
+            return self.builder.weights.attribute(path, value)
         if isinstance(value, list | tuple):
             return type(value)(
                 self._lift_attribute(f"{path}_{index}", item) for index, item in enumerate(value)

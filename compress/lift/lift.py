@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,12 @@ from compress.lift.builder import GraphBuilder
 from compress.lift.interpreter import Interpreter
 from compress.lift.islands import IslandNeeded, Place
 from compress.lift.load import forward_arguments
+from compress.lift.oracle import Oracle
 from compress.lift.outputs import as_original
-from compress.lift.report import Island, Lifted, LiftReport
+from compress.lift.report import Lifted
+from compress.lift.summary import summarize
 from compress.lift.values import ModuleRef, concrete
-from compress.lift.verify import Oracle, Verifier, Walk
+from compress.lift.verify import Verifier, Walk
 from compress.structure import map_tensors
 
 _MAX_ISLANDS = 50
@@ -71,7 +73,7 @@ def lift(
         except IslandNeeded as needed:
             whole = len(islands) >= _MAX_ISLANDS
             islands[Place("") if whole else needed.place] = needed.reason
-    report = _report(module, working, walk, islands)
+    report = summarize(module, walk, islands)
     report.seconds = time.perf_counter() - started_at
     if proof is not None:
         report.max_relative_error, report.dynamic_dims = proof.worst, proof.dynamic_dims
@@ -143,64 +145,3 @@ class _Walker:
 
 def _walker(module: torch.jit.ScriptModule, islands: Mapping[Place, str]) -> _Walker:
     return _Walker(module, dict(islands))
-
-
-def _report(
-    module: torch.jit.ScriptModule,
-    working: torch.jit.ScriptModule,
-    walk: Walk,
-    islands: Mapping[Place, str],
-) -> LiftReport:
-    builder = walk.builder
-    lifted = walk.graph_module
-    found: list[Island] = []
-    loose: set[str] = set()
-    for prefix, part in _graphs(builder):
-        graph_module = lifted.get_submodule(prefix) if prefix else lifted
-        assert isinstance(graph_module, torch.fx.GraphModule)
-        loose |= part.only_in_islands(graph_module)
-        for name, (place, _) in part.islands.items():
-            held = part.island_parameters(name, graph_module)
-            full = f"{prefix}.{name}" if prefix else name
-            found.append(Island(full, islands[place], sum(value.numel() for value in held)))
-    in_islands = tuple(f"{island.name}." for island in found)
-    mine = {
-        name: value.numel()
-        for name, value in lifted.named_parameters()
-        if name not in loose and not name.startswith(in_islands)
-    }
-    total = sum(value.numel() for value in module.parameters())
-    kept = sum(value.numel() for value in lifted.parameters())
-    by_module: dict[str, int] = {}
-    for name, count in mine.items():
-        owner = name.rpartition(".")[0]
-        by_module[owner] = by_module.get(owner, 0) + count
-    return LiftReport(
-        operators=dict(sorted(walk.operators.items())),
-        guards=list(
-            dict.fromkeys(
-                [*walk.assumed, *(str(g) for part in builder.parts() for g in part.guards)]
-            )
-        ),
-        modules={name: type(held).__name__ for name, held in builder.modules.items()},
-        islands=found,
-        parameters=max(total, kept),
-        parameters_lifted=sum(mine.values()),
-        parameters_unused=max(total - kept, 0),
-        parameters_by_module=by_module,
-        state=builder.cells.used,
-        methods_dropped=_other_methods(working),
-    )
-
-
-def _graphs(builder: GraphBuilder, prefix: str = "") -> Iterator[tuple[str, GraphBuilder]]:
-    """The graph's builder and those of the loops in it, with the names of their graphs."""
-    yield prefix, builder
-    for name, (_, inner) in builder.loops.items():
-        yield from _graphs(inner, f"{prefix}.{name}.body" if prefix else f"{name}.body")
-
-
-def _other_methods(module: torch.jit.ScriptModule) -> list[str]:
-    """Methods of the model itself that forward does not stand for."""
-    names = [str(name) for name in module._c._method_names()]
-    return [name for name in names if name != "forward" and not name.startswith("__")]

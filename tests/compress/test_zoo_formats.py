@@ -15,7 +15,7 @@ from torch.jit._fuser import optimized_execution
 from compress.errors import NothingToCompress
 from compress.export.torchscript import export_torchscript
 from compress.lift import Lifted, lift
-from compress.lift.verify import relative_error
+from compress.lift.compare import relative_error
 from compress.measure.fidelity import FidelityMeter
 from compress.quantize import Quantized, quantize_static, to_float32, to_half
 from compress.spec import PtqConfig

@@ -92,7 +92,7 @@ def _batch_norm(builder: GraphBuilder, call: Call) -> Value:
             {"weight": weight, "bias": bias, "running_mean": mean, "running_var": variance},
         )
         if path is not None:
-            builder.modules[path]._buffers["num_batches_tracked"] = builder.buffer_beside(
+            builder.modules[path]._buffers["num_batches_tracked"] = builder.weights.buffer_beside(
                 path, "num_batches_tracked"
             )
             return builder.call_module(path, image)

@@ -88,7 +88,7 @@ def _untransposed(builder: GraphBuilder, value: Value) -> Symbol | None:
     if not isinstance(value, Symbol):
         return None
     matrix = value.value
-    frozen = builder.is_frozen and value.is_constant and value.transposed is None
+    frozen = builder.weights.is_frozen and value.is_constant and value.transposed is None
     if frozen and isinstance(matrix, Tensor) and matrix.dim() == 2 and matrix.is_floating_point():
         value.transposed = Symbol(matrix.t().contiguous())
     return value.transposed

@@ -38,8 +38,8 @@ def form_module(
         return path if repr(known) == repr(module) else None
     for name, symbol in tensors.items():
         held = None if symbol is None else symbol.value
-        if builder.is_frozen and held is not None:
-            held = builder.own_constant(held)
+        if builder.weights.is_frozen and held is not None:
+            held = builder.weights.own_constant(held)
         if isinstance(held, nn.Parameter) or name not in module._buffers:
             module.register_parameter(name, held)
         else:
@@ -56,14 +56,14 @@ def _path(builder: GraphBuilder, call: Call, tensors: dict[str, Value]) -> str |
             continue
         if not isinstance(symbol, Symbol) or symbol.path is None:
             return None
-        prefix, _, last = builder.name_in(call.owner, name, symbol).rpartition(".")
+        prefix, _, last = builder.weights.name_in(call.owner, name, symbol).rpartition(".")
         if last != name:
             return None
         prefixes.add(prefix)
     if len(prefixes) != 1:
         return None
     path = prefixes.pop()
-    if not builder.is_leaf(path, frozenset(tensors)):
+    if not builder.weights.is_leaf(path, frozenset(tensors)):
         return None
     return path or "layer"
 
@@ -73,11 +73,11 @@ def _frozen_path(
 ) -> str | None:
     """A name for a layer of a frozen model, whose weights are constants without names."""
     given = [symbol for symbol in tensors.values() if symbol is not None]
-    if not builder.is_frozen or not all(
+    if not builder.weights.is_frozen or not all(
         isinstance(symbol, Symbol) and symbol.is_constant and symbol.is_tensor for symbol in given
     ):
         return None
     key = tuple(id(symbol) for symbol in given)
-    if key not in builder.frozen_names:
-        builder.frozen_names[key] = builder.fresh_name(type(make()).__name__.lower())
-    return builder.frozen_names[key]
+    if key not in builder.weights.frozen_names:
+        builder.weights.frozen_names[key] = builder.fresh_name(type(make()).__name__.lower())
+    return builder.weights.frozen_names[key]

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from compress.lift.verify import clean_message, relative_error
+from compress.lift.compare import relative_error
+from compress.lift.oracle import clean_message
 
 
 def test_relative_error_is_the_largest_difference_over_the_largest_output() -> None:

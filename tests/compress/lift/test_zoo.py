@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.jit._fuser import optimized_execution
 
 from compress.lift import Lifted, lift
-from compress.lift.verify import relative_error
+from compress.lift.compare import relative_error
 from compress.structure import map_tensors, tensors_in
 from tests.compress.zoo.entry import Entry, How, export, load
 from tests.compress.zoo.registry import ENTRIES

@@ -1,0 +1,67 @@
+"""The original model, run to say what is right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.jit._fuser import optimized_execution
+
+from compress.errors import ModelFailed, OutOfMemory
+from compress.lift.state import find_state
+from compress.structure import map_tensors
+
+
+class Oracle:
+    """The original model, run without the executor's profiling, which makes first calls slow.
+
+    A model that keeps state between calls is copied for each, so that each begins alike.
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule) -> None:
+        self.module = module
+        self.keeps_state = bool(find_state(module))
+
+    def run(self, inputs: Sequence[Any]) -> Any:
+        """Output for the inputs, which it may not change.
+
+        Raises:
+            ModelFailed: The model raised; carries its own message.
+            OutOfMemory: There was no memory for it.
+        """
+        module = copy.deepcopy(self.module) if self.keeps_state else self.module
+        try:
+            with torch.no_grad(), optimized_execution(False):
+                return module(*(map_tensors(value, Tensor.clone) for value in inputs))
+        except (RuntimeError, torch.jit.Error, IndexError, ValueError) as error:
+            if "allocate memory" in str(error) or "out of memory" in str(error):
+                raise OutOfMemory(
+                    "The model did not fit into memory; send smaller inputs or a smaller batch."
+                ) from error
+            raise ModelFailed(
+                f"The model raised on the samples given: {clean_message(error)}"
+            ) from error
+
+    def accepts(self, inputs: Sequence[Any]) -> tuple[bool, Any]:
+        """Whether the model runs on the inputs, and its output if so."""
+        try:
+            return True, self.run(inputs)
+        except ModelFailed:
+            return False, None
+
+
+def clean_message(error: BaseException) -> str:
+    """The model's own words: TorchScript puts a trace of the code, with its paths, around them."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if not lines[0].startswith("The following operation failed"):
+        return lines[0]
+    for line in reversed(lines):
+        head, mark, rest = line.partition("Error: ")
+        if mark and " " not in head:
+            return rest
+    return lines[-1]
