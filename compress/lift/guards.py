@@ -21,6 +21,7 @@ _INFIX = {
     "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "and_": "and",
     "or_": "or",
 }  # fmt: skip
+_DEEPEST = 4
 _NEGATED = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -45,27 +46,30 @@ class Guard:
         return f"{describe(self.node)} == {self.value}"
 
 
-def describe(value: Any, *, holds: bool = True, inner: bool = False) -> str:
+def describe(value: Any, *, holds: bool = True, depth: int = 0) -> str:
     """An expression over sizes as a reader would write it.
 
     Args:
         value: A node, or a number.
         holds: False for the opposite of a condition.
-        inner: Whether it stands inside another expression.
+        depth: In how many other expressions it stands; very deep ones are named, not spelt out:
+            sizes of sizes would grow without end.
     """
     if not isinstance(value, fx.Node):
         return str(value)
+    if depth > _DEEPEST:
+        return value.name
     name = getattr(value.target, "__name__", str(value.target)).partition(".")[0]
     sign = _INFIX.get(name) if value.op == "call_function" else None
     if sign == "==" and value.args[1] is False:  # how `not` is written
-        return describe(value.args[0], holds=not holds, inner=inner)
+        return describe(value.args[0], holds=not holds, depth=depth)
     if not holds and sign not in _NEGATED:
-        return f"not {describe(value, inner=True)}"
+        return f"not {describe(value, depth=depth + 1)}"
     if sign is not None and len(value.args) == 2:
-        left, right = (describe(each, inner=True) for each in value.args)
+        left, right = (describe(each, depth=depth + 1) for each in value.args)
         text = f"{left} {sign if holds else _NEGATED[sign]} {right}"
-        return f"({text})" if inner else text
-    arguments = [describe(each, inner=True) for each in value.args]
+        return f"({text})" if depth else text
+    arguments = [describe(each, depth=depth + 1) for each in value.args]
     if value.op == "call_method":
         return f"{arguments[0]}.{name}({', '.join(arguments[1:])})"
     if value.op == "call_function" and name not in ("getitem",):
