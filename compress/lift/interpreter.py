@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from compress.errors import ModelFailed, UnsupportedOperator
+from compress.errors import UnsupportedOperator
 from compress.lift.builder import GraphBuilder
 from compress.lift.carve import NotCarvable, Region, carve
 from compress.lift.islands import IslandNeeded, Place
 from compress.lift.loops import is_counted, lift_loop
 from compress.lift.operators import lift_call, write_tensor
 from compress.lift.schema import bind_call, function_body
-from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete, symbols_in
+from compress.lift.steps import GRADIENT_MODE, STEPS, from_state, lift_attribute
+from compress.lift.values import FunctionRef, ModuleRef, Symbol, Value, concrete
 
 MAX_ITERATIONS = 4096
 """A loop longer than this would unroll into a graph nobody can use."""
 
-GRADIENT_MODE = object()
-"""Stands for `torch.no_grad()` and its like: the lifted model decides itself what learns."""
-
 Frame = dict[str, Value]
-Step = Callable[["Interpreter", torch._C.Node, list[Value], Frame, ModuleRef], Value]
+ControlStep = Callable[["Interpreter", torch._C.Node, list[Value], Frame, ModuleRef], Value]
 
 _ERRORS = (
     RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError, IndexError,
@@ -101,11 +97,13 @@ class Interpreter:
     def _run_node(self, node: torch._C.Node, frame: Frame, owner: ModuleRef, position: str) -> None:
         inputs = [frame[value.debugName()] for value in node.inputs()]
         kind = node.kind()
-        step = _STEPS.get(kind)
+        control, step = _CONTROL.get(kind), STEPS.get(kind)
         self._code.append(position)
         try:
-            if step is not None:
-                result = step(self, node, inputs, frame, owner)
+            if control is not None:
+                result = control(self, node, inputs, frame, owner)
+            elif step is not None:
+                result = step(self.builder, node, inputs)
             else:
                 self.operators[kind] += 1
                 result = lift_call(self.builder, bind_call(node, inputs, owner))
@@ -151,8 +149,10 @@ class Interpreter:
         arguments = [
             frame[source]
             if isinstance(source, str)
-            else self._lift_attribute(
-                source[0].child_path(source[1]), source[0].module._c.getattr(source[1])
+            else lift_attribute(
+                self.builder,
+                source[0].child_path(source[1]),
+                source[0].module._c.getattr(source[1]),
             )
             for source in region.arguments
         ]
@@ -169,6 +169,9 @@ class Interpreter:
                 write_tensor(self.builder, "a loop or branch", frame[name], result)
         return region.length
 
+    def _attribute(self, holder: ModuleRef, name: str) -> Value:
+        return lift_attribute(self.builder, holder.child_path(name), holder.module._c.getattr(name))
+
     def _call_region(self, place: Place, region: Region, arguments: Sequence[Value]) -> Value:
         try:
             results = self.builder.call_region(place, region.module, arguments)
@@ -176,7 +179,7 @@ class Interpreter:
             raise UnsupportedOperator(
                 f"{self.builder.place} cannot be called by itself ({type(error).__name__})."
             ) from error
-        return _from_state(results) if region.keeps_state else results
+        return from_state(results) if region.keeps_state else results
 
     def _call_island(
         self, place: Place, module: torch.jit.ScriptModule, arguments: Sequence[Value]
@@ -269,7 +272,9 @@ class Interpreter:
         if receiver is GRADIENT_MODE:
             return None
         if not isinstance(receiver, ModuleRef):
-            raise self._unsupported(node, "calls a method of a script class")
+            raise UnsupportedOperator(
+                f"{self.builder.place} calls a method of a script class, which cannot be lifted."
+            )
         place = Place(receiver.path)
         if place in self.islands and node.s("name") == "forward":
             return self._call_island(place, receiver.module, arguments)
@@ -287,159 +292,18 @@ class Interpreter:
         self._code.pop()
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _constant(
-        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-    ) -> Value:
-        output = node.output()
-        if output.type().kind() == "FunctionType":
-            return FunctionRef(str(output.type()), node)
-        value = output.toIValue()
-        return Symbol(value) if isinstance(value, Tensor) else value
-
-    def _get_attribute(
-        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-    ) -> Value:
-        (holder,) = inputs
-        name = node.s("name")
-        if not isinstance(holder, ModuleRef):
-            raise self._unsupported(node, "reads an attribute of a script class")
-        path = holder.child_path(name)
-        cells = self.builder.cells
-        if cells.holds(holder.path, name):
-            reader = cells.reader(holder.path, name)
-            value = _from_state(self.builder.call_accessor(f"read_{name}", reader, []))
-            if isinstance(value, Symbol):
-                value.state = (holder.path, name)
-            return value
-        child = dict(holder.module.named_children()).get(name)
-        if child is not None:
-            assert isinstance(child, torch.jit.ScriptModule)
-            return ModuleRef(path, child)
-        return self._lift_attribute(path, holder.module._c.getattr(name))
-
-    def _lift_attribute(self, path: str, value: Any) -> Value:
-        if isinstance(value, Tensor):
-            return self.builder.weights.attribute(path, value)
-        if isinstance(value, list | tuple):
-            return type(value)(
-                self._lift_attribute(f"{path}_{index}", item) for index, item in enumerate(value)
-            )
-        if isinstance(value, dict):
-            return {k: self._lift_attribute(f"{path}_{k}", item) for k, item in value.items()}
-        return value
-
-    def _raise(
-        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-    ) -> Value:
-        raise ModelFailed(f"The model raised on the samples given: {concrete(inputs[0])}")
-
-    def _create_object(
-        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-    ) -> Value:
-        kind = str(node.output().type())
-        if "torch.autograd.grad_mode." in kind:
-            return GRADIENT_MODE
-        raise self._unsupported(node, f"makes a script class {kind.rpartition('.')[2]}")
-
     def _fork(
         self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
     ) -> Value:
         (result,) = self._run_graph(node.g("Subgraph"), inputs, owner)
         return result
 
-    def _state(
-        self, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-    ) -> Value:
-        holder, value = inputs
-        name = node.s("name")
-        if not isinstance(holder, ModuleRef) or not self.builder.cells.holds(holder.path, name):
-            raise self._unsupported(node, "sets an attribute of a script class")
-        writer = self.builder.cells.writer(holder.path, name)
-        self.builder.call_accessor(f"write_{name}", writer, [value])
-        return None
 
-    def _unsupported(self, node: torch._C.Node, what: str) -> UnsupportedOperator:
-        return UnsupportedOperator(
-            f"{self.builder.place} {what} ({node.kind()}), which cannot be lifted."
-        )
-
-
-def _dictionary(
-    walk: Interpreter, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-) -> Value:
-    return dict(zip(inputs[::2], inputs[1::2], strict=True))
-
-
-def _chunk(
-    walk: Interpreter, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-) -> Value:
-    return list(walk.builder.call(torch.chunk, inputs[0], node.i("chunks"), node.i("dim")))
-
-
-def _is_instance(
-    walk: Interpreter, node: torch._C.Node, inputs: list[Value], frame: Frame, owner: ModuleRef
-) -> Value:
-    """Types are known: only `Optional` leaves the question open, and then None is the answer."""
-    value = concrete(inputs[0])
-    checks: dict[str, Callable[[Any], bool]] = {
-        "TensorType": lambda v: isinstance(v, Tensor),
-        "NoneType": lambda v: v is None,
-        "IntType": lambda v: isinstance(v, int) and not isinstance(v, bool),
-        "FloatType": lambda v: isinstance(v, float),
-        "BoolType": lambda v: isinstance(v, bool),
-        "StringType": lambda v: isinstance(v, str),
-        "ListType": lambda v: isinstance(v, list),
-        "TupleType": lambda v: isinstance(v, tuple),
-        "DictType": lambda v: isinstance(v, dict),
-    }
-    kinds = [kind.kind() for kind in node.tys("types")]
-    if any(kind not in checks for kind in kinds):
-        raise walk._unsupported(node, "asks for a type")
-    return any(checks[kind](value) for kind in kinds)
-
-
-# Everything that is not an operator on values. `lambda` rows ignore all but their inputs.
-_STEPS: dict[str, Step] = {
+# What needs the walk itself; all else is in `steps`.
+_CONTROL: dict[str, ControlStep] = {
     "prim::If": Interpreter._if,
     "prim::Loop": Interpreter._loop,
     "prim::CallMethod": Interpreter._call_method,
     "prim::CallFunction": Interpreter._call_function,
-    "prim::Constant": Interpreter._constant,
-    "prim::GetAttr": Interpreter._get_attribute,
-    "prim::SetAttr": Interpreter._state,
-    "prim::CreateObject": Interpreter._create_object,
     "prim::fork": Interpreter._fork,
-    "aten::wait": lambda walk, node, inputs, frame, owner: inputs[0],
-    "prim::RaiseException": Interpreter._raise,
-    "prim::ListConstruct": lambda walk, node, inputs, frame, owner: list(inputs),
-    "prim::TupleConstruct": lambda walk, node, inputs, frame, owner: tuple(inputs),
-    "prim::DictConstruct": _dictionary,
-    "prim::ListUnpack": lambda walk, node, inputs, frame, owner: _one_or_all(inputs[0]),
-    "prim::TupleUnpack": lambda walk, node, inputs, frame, owner: _one_or_all(inputs[0]),
-    "prim::TupleIndex": lambda walk, node, inputs, frame, owner: inputs[0][inputs[1]],
-    "prim::TupleSlice": lambda walk, node, inputs, frame, owner: inputs[0][
-        node.i("beg") : node.i("end")
-    ],
-    "prim::ConstantChunk": _chunk,
-    "prim::isinstance": _is_instance,
-    "prim::unchecked_cast": lambda walk, node, inputs, frame, owner: inputs[0],
-    "prim::unchecked_unwrap_optional": lambda walk, node, inputs, frame, owner: inputs[0],
-    "aten::_unwrap_optional": lambda walk, node, inputs, frame, owner: inputs[0],
-    "prim::data": lambda walk, node, inputs, frame, owner: inputs[0],
-    "prim::Uninitialized": lambda walk, node, inputs, frame, owner: None,
-    "prim::Print": lambda walk, node, inputs, frame, owner: None,
-    "aten::warn": lambda walk, node, inputs, frame, owner: None,
-    "prim::Enter": lambda walk, node, inputs, frame, owner: None,
-    "prim::Exit": lambda walk, node, inputs, frame, owner: None,
 }
-
-
-def _one_or_all(values: Sequence[Value]) -> Value:
-    return values[0] if len(values) == 1 else list(values)
-
-
-def _from_state(values: Value) -> Value:
-    """Marks what comes from state: what the last call left decides its size."""
-    for symbol in symbols_in(values):
-        symbol.from_data = True
-    return values
