@@ -17,6 +17,7 @@ from app.jobs.tables import Job, JobDataset, WorkerSeen
 from app.queue import QueueName
 from app.settings import Settings
 from app.storage import LocalBlobStore
+from tests.databases import on_postgresql
 from tests.workers.rows import add_job, get_job, statuses_of
 from workers.identity import own_name
 from workers.lease import claim
@@ -164,11 +165,10 @@ def test_after_being_held_up_itself_the_sweeper_gives_owners_time_to_renew(
     assert get_job(database, job_id).status == "queued"
 
 
+@on_postgresql  # on SQLite a write locks the whole database
 def test_a_row_that_a_frozen_worker_holds_does_not_hold_up_the_others(
     settings: Settings, database: Database, sweeper: Sweeper
 ) -> None:
-    if database.engine.dialect.name == "sqlite":
-        pytest.skip("on SQLite a write locks the whole database")
     held = run_under(database, "other-host/1/2/3", -1)
     other = run_under(database, "other-host/1/2/4", -1)
     settings.database.busy_timeout_s = 1.0
