@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from compress.errors import CompressError, ModelFailed, ShapeMismatch
-from compress.lift import load_model
+from compress.lift import has_state, load_model
 from compress.spec.arguments import ForwardArgument
 from compress.structure import cast_floats
 from compress.time_limit import within
@@ -127,31 +127,6 @@ def float_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
     """Return the element type of the model's weights if all share one, else float32."""
     dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
-
-
-def has_state(module: torch.jit.ScriptModule) -> bool:
-    """Whether forward, in eval mode, assigns to an attribute or may write into what one holds.
-
-    Errs on the side of yes, where an operator in place writes into what cannot be told apart.
-    """
-    graph = module._c._get_method("forward").graph.copy()
-    torch._C._jit_pass_inline(graph)
-    for node in graph.findAllNodes("prim::GetAttr", True):
-        if node.s("name") == "training":
-            with graph.insert_point_guard(node):
-                node.output().replaceAllUsesWith(graph.insertConstant(False))
-    torch._C._jit_pass_constant_propagation(graph)  # drops what only training does
-    if graph.findAllNodes("prim::SetAttr", True):
-        return True
-    try:
-        aliases = graph.alias_db()
-    except RuntimeError:  # an operator that torch knows nothing of: then a copy does no harm
-        return True
-    return any(
-        aliases.has_writers(node.output())
-        for node in graph.findAllNodes("prim::GetAttr", True)
-        if node.output().type().kind() != "ClassType"
-    )
 
 
 def refusal(error: Exception, what: str) -> CompressError:

@@ -9,8 +9,9 @@ from compress.lift.lift import lift
 from compress.lift.load import Argument, forward_arguments, load_model
 from compress.lift.loops import LoopModule, is_loop
 from compress.lift.report import Lifted, LiftReport
+from compress.lift.state import has_state
 
 __all__ = [
-    "Argument", "LiftReport", "Lifted", "LoopModule", "forward_arguments", "is_loop", "lift",
-    "load_model",
+    "Argument", "LiftReport", "Lifted", "LoopModule", "forward_arguments", "has_state", "is_loop",
+    "lift", "load_model",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.jit._fuser import optimized_execution
 
 from compress.errors import ModelFailed, OutOfMemory
-from compress.lift.state import find_state
+from compress.lift.state import has_state
 from compress.structure import map_tensors
 
 
@@ -23,7 +23,7 @@ class Oracle:
 
     def __init__(self, module: torch.jit.ScriptModule) -> None:
         self.module = module
-        self.keeps_state = bool(find_state(module))
+        self.keeps_state = has_state(module)
 
     def run(self, inputs: Sequence[Any]) -> Any:
         """Output for the inputs, which it may not change.

@@ -16,6 +16,11 @@ import torch
 
 from compress.errors import UnsupportedOperator
 
+_VIEWS = frozenset(
+    f"aten::{name}"
+    for name in ("select", "slice", "narrow", "view", "transpose", "permute", "t", "squeeze",
+                 "unsqueeze")
+)  # fmt: skip
 Types = dict[str, Any]
 """Attribute name to its TorchScript type."""
 
@@ -35,6 +40,31 @@ def find_state(module: torch.jit.ScriptModule) -> dict[str, Types]:
         path: {name: read.get((path, name), kind) for name, kind in types.items()}
         for path, types in written.items()
     }
+
+
+def has_state(module: torch.jit.ScriptModule) -> bool:
+    """Whether forward, in eval mode, assigns to an attribute or may write into what one holds.
+
+    Errs on the side of yes, where an operator in place writes into what cannot be told apart.
+    """
+    graph: Any = module._c._get_method("forward").graph.copy()
+    torch._C._jit_pass_inline(graph)
+    for node in graph.findAllNodes("prim::GetAttr", True):
+        if node.s("name") == "training":
+            with graph.insert_point_guard(node):
+                node.output().replaceAllUsesWith(graph.insertConstant(False))
+    torch._C._jit_pass_constant_propagation(graph)  # drops what only training does
+    if graph.findAllNodes("prim::SetAttr", True):
+        return True
+    try:
+        aliases = graph.alias_db()
+    except RuntimeError:  # an operator that torch knows nothing of: then a copy does no harm
+        return True
+    return any(
+        aliases.has_writers(node.output())
+        for node in graph.findAllNodes("prim::GetAttr", True)
+        if node.output().type().kind() != "ClassType"
+    )
 
 
 def _all_nodes(block: Any) -> Iterator[torch._C.Node]:
@@ -59,6 +89,8 @@ def _note(
             written.setdefault(owner, {})[node.s("name")] = value.type()
     elif kind.endswith("_") and not kind.endswith("__"):
         first = next(iter(node.inputs()), None)
+        while first is not None and first.node().kind() in _VIEWS:
+            first = next(iter(first.node().inputs()), None)
         if first is not None and first.node().kind() == "prim::GetAttr":
             owner = _owner(first.node().input(), path)
             if owner is not None:

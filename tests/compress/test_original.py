@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compress import original as original_module
 from compress.errors import ModelFailed, RunTimeout
-from compress.lift import load_model
-from compress.original import Original, has_state, load_original, read_arguments
+from compress.lift import has_state, load_model
+from compress.original import Original, load_original, read_arguments
 from compress.time_limit import within
 from tests.compress import structured
 

@@ -40,6 +40,20 @@ class Sets(nn.Module):
         return x + self.state - before * self.count
 
 
+class WritesAPart(nn.Module):
+    """A ring of the last rows, written through a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.register_buffer("ring", torch.zeros(3, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.ring[1:] = self.ring[:2].clone()
+        self.ring[0] = self.mix(x).mean(0)
+        return x + self.ring.sum(0)
+
+
 class Streaming(nn.Module):
     """An LSTM whose state lies in buffers, reset when another number of streams comes in."""
 
@@ -82,7 +96,8 @@ def through_a_file(lifted: Lifted) -> torch.jit.ScriptModule:
 
 @pytest.mark.parametrize(
     ("kind", "kept"),
-    [(InPlace, ["calls"]), (Sets, ["state", "count"]), (Streaming, ["h", "c"]),
+    [(InPlace, ["calls"]), (Sets, ["state", "count"]),
+     (WritesAPart, ["ring"]), (Streaming, ["h", "c"]),
      (Nested, ["inner.count", "inner.state"])],
 )  # fmt: skip
 def test_state_goes_on_through_calls_and_files(kind: type[nn.Module], kept: list[str]) -> None:
