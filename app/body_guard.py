@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import BadRequest, RequestTimeout, ServiceError, TooLarge
 from app.problems import error_response
+from app.uploads.headers import PIECE
 
 MAX_DEPTH = 32
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
@@ -54,8 +55,10 @@ class BodyGuardMiddleware:
         await self.app(scope, replay, send)
 
     def _is_upload(self, scope: Scope) -> bool:
-        kind = Headers(scope=scope).get("content-type", "")
-        return scope["path"] in self.upload_paths and kind.lower().startswith("multipart/")
+        kind = Headers(scope=scope).get("content-type", "").lower()
+        if scope["path"] in self.upload_paths:
+            return kind.startswith("multipart/")
+        return scope["path"].startswith("/v1/uploads") and kind.startswith(PIECE)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         declared = Headers(scope=scope).get("content-length", "0")

@@ -7,10 +7,15 @@ ServiceError
 ├── NotFound              404  also: another project's                  not_found
 ├── RequestTimeout        408  the client sends nothing any more        upload_stalled
 ├── Conflict              409  in_use, already_finished, …              conflict
+├── Gone                  410  an upload whose time is over             upload_expired
+├── PreconditionFailed    412  another version of tus                   unsupported_tus_version
 ├── TooLarge              413  over a limit                             too_large
 ├── UnsupportedMediaType  415  a body of another kind                   unsupported_media_type
 ├── Unprocessable         422  well-formed, but cannot be done          unprocessable
 ├── RangeNotSatisfiable   416                                           range_not_satisfiable
+├── Locked                423  somebody else writes there               upload_locked
+├── ChecksumMismatch      460  a piece arrived damaged (tus)            checksum_mismatch
+├── RateLimited           429  too often; carries Retry-After           rate_limited
 ├── StorageFull           507  no room; nothing was stored              storage_full
 └── Unavailable           503  try again; carries Retry-After           unavailable
 """
@@ -93,6 +98,18 @@ class Conflict(ServiceError):
     title = "Conflict"
 
 
+class Gone(ServiceError):
+    status = 410
+    code = "upload_expired"
+    title = "Gone"
+
+
+class PreconditionFailed(ServiceError):
+    status = 412
+    code = "unsupported_tus_version"
+    title = "Precondition failed"
+
+
 class TooLarge(ServiceError):
     status = 413
     code = "too_large"
@@ -115,6 +132,30 @@ class Unprocessable(ServiceError):
     status = 422
     code = "unprocessable"
     title = "Unprocessable"
+
+
+class Locked(ServiceError):
+    status = 423
+    code = "upload_locked"
+    title = "Locked"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "2"})
+
+
+class ChecksumMismatch(ServiceError):
+    status = 460
+    code = "checksum_mismatch"
+    title = "Checksum mismatch"
+
+
+class RateLimited(ServiceError):
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+    def __init__(self, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_after_s)})
 
 
 class StorageFull(ServiceError):

@@ -28,4 +28,8 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        await self.app({**scope, "method": "GET", _KEY: True}, receive, send_without_body)
+        inner = {**scope, "method": "GET", _KEY: True}
+        try:
+            await self.app(inner, receive, send_without_body)
+        finally:
+            scope["route"] = inner.get("route")  # for those who count

@@ -11,9 +11,11 @@ from fastapi.openapi.utils import get_openapi
 from starlette.concurrency import run_in_threadpool
 
 from app import error_handlers
+from app.audit.routes import router as audit_router
 from app.auth.routes import router as auth_router
 from app.body_guard import BodyGuardMiddleware
 from app.datasets.routes import router as datasets_router
+from app.datasets.schemas import DatasetFromUpload
 from app.db import Database
 from app.head import HeadMiddleware
 from app.jobs.artifact_routes import router as artifacts_router
@@ -21,9 +23,13 @@ from app.jobs.method_routes import router as methods_router
 from app.jobs.preflight_routes import router as preflight_router
 from app.jobs.routes import router as jobs_router
 from app.jobs.waiter import JobWaiter
+from app.limits.rate import RateLimiter
+from app.metrics.http import HttpMetrics, MetricsMiddleware
+from app.metrics.routes import router as metrics_router
 from app.models.routes import router as models_router
-from app.models.schemas import ModelFromArtifact
+from app.models.schemas import ModelFromArtifact, ModelFromUpload
 from app.problems import Problem
+from app.projects.routes import router as projects_router
 from app.queue import Publisher
 from app.request_id import RequestIdMiddleware
 from app.settings import Settings, get_settings
@@ -31,9 +37,13 @@ from app.state import Services
 from app.storage import open_store
 from app.system.routes import install_memory
 from app.system.routes import router as system_router
+from app.uploads.protocol import TusMiddleware
+from app.uploads.routes import router as uploads_router
 from app.version import VERSION
+from app.webhooks.routes import router as webhooks_router
 
 _ROUTERS: tuple[APIRouter, ...] = (
+    uploads_router,
     models_router,
     datasets_router,
     jobs_router,
@@ -41,7 +51,11 @@ _ROUTERS: tuple[APIRouter, ...] = (
     artifacts_router,
     methods_router,
     auth_router,
+    projects_router,
+    audit_router,
     system_router,
+    metrics_router,
+    webhooks_router,
 )
 _UPLOAD_PATHS = frozenset({"/v1/models", "/v1/datasets"})
 
@@ -49,6 +63,7 @@ _UPLOAD_PATHS = frozenset({"/v1/models", "/v1/datasets"})
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application; it opens its database and broker when it starts."""
     settings = settings or get_settings()
+    http_metrics = HttpMetrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -56,7 +71,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         database = Database(settings, publisher)
         waiter = JobWaiter(database)
         app.state.services = Services(
-            settings, database, publisher, open_store(settings.storage_url), waiter
+            settings,
+            database,
+            publisher,
+            open_store(settings.storage_url),
+            waiter,
+            RateLimiter(settings.broker_url),
+            http_metrics,
         )
         install_memory(app.state)
         try:
@@ -86,6 +107,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         upload_paths=_UPLOAD_PATHS,
     )
     app.add_middleware(HeadMiddleware)
+    app.add_middleware(TusMiddleware)
+    app.add_middleware(MetricsMiddleware, metrics=http_metrics)
     app.add_middleware(RequestIdMiddleware)  # added last: outermost
 
     def openapi() -> dict[str, Any]:
@@ -103,7 +126,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         title=app.title, version=app.version, summary=app.summary, routes=app.routes
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in (Problem, ModelFromArtifact):
+    for model in (Problem, ModelFromArtifact, ModelFromUpload, DatasetFromUpload):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= schema.pop("$defs", {})
         schemas[model.__name__] = schema

@@ -14,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from app.errors import BadRequest, FieldError, TooLarge, Unprocessable, UnsupportedMediaType
-from app.storage import CHUNK_BYTES, BlobStore, StagedBlob
+from app.storage import BlobStore
+from app.storage_files import CHUNK_BYTES, StagedBlob
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

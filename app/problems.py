@@ -20,7 +20,12 @@ BODY = {
     408: ["upload_stalled"],
     413: ["too_large"],
 }
-GUARDED = {401: ["unauthorized"], 403: ["forbidden"], 503: ["database_busy", "database_full"]}
+GUARDED = {
+    401: ["unauthorized"],
+    403: ["forbidden"],
+    429: ["rate_limited"],
+    503: ["database_busy", "database_full"],
+}
 INVALID = {422: ["invalid_request"]}
 
 

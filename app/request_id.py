@@ -11,6 +11,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.audit.actor import Actor, actor_var
 from app.logs import request_id_var
 from app.problems import problem_response
 
@@ -33,6 +34,7 @@ class RequestIdMiddleware:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _VALID.fullmatch(given) else uuid.uuid4().hex
         token = request_id_var.set(request_id)
+        actor_token = actor_var.set(actor := Actor(request_id))
         began_s = time.perf_counter()
         status = 0
 
@@ -69,6 +71,8 @@ class RequestIdMiddleware:
                 extra={
                     "status": status,
                     "duration_ms": round((time.perf_counter() - began_s) * 1000, 1),
+                    **({"key_id": actor.key_id} if actor.key_id else {}),
                 },
             )
+            actor_var.reset(actor_token)
             request_id_var.reset(token)

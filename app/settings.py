@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from functools import cached_property, lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class DatabaseSettings(BaseSettings):
@@ -49,6 +50,8 @@ class LimitSettings(BaseSettings):
     upload_bytes: int = 16 * 2**30
     upload_stall_s: Annotated[float, Field(gt=0)] = 60.0
     """A request whose body stops coming for so long is given up."""
+    upload_expires_s: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """A resumable upload that gets nothing for so long is removed."""
     dataset_declared_bytes: int = 64 * 2**30
     """Bytes that a dataset's arrays claim, checked before anything is read."""
     json_bytes: int = 2**20
@@ -57,6 +60,33 @@ class LimitSettings(BaseSettings):
     wait_s_max: int = 60
     """Longest `Prefer: wait`."""
     preflight_wait_s: float = 15.0
+
+
+class AuditSettings(BaseSettings):
+    """`TERSOR_AUDIT_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_AUDIT_")
+
+    kept_days: Annotated[float, Field(gt=0)] = 90.0
+
+
+def _parse_networks(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return tuple(ip_network(each.strip()) for each in value.split(",") if each.strip())
+
+
+class WebhookSettings(BaseSettings):
+    """`TERSOR_WEBHOOK_*`."""
+
+    model_config = SettingsConfigDict(env_prefix="TERSOR_WEBHOOK_")
+
+    private_networks: Annotated[
+        tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_parse_networks)
+    ] = ()
+    """With commas: networks that webhooks may go to although they are not public."""
+    timeout_s: Annotated[float, Field(gt=0)] = 15.0
+    """For one try, from the look-up of the name to the answer's status."""
 
 
 class WorkerSettings(BaseSettings):
@@ -87,6 +117,10 @@ class Settings(BaseSettings):
     data_dir: Path = Path("tersor-data")
     log_level: str = "INFO"
     log_format: Literal["plain", "json"] = "plain"
+    metrics: Literal["key", "open", "off"] = "key"
+    """Who may read /metrics: keys with the scope admin, everybody, or nobody."""
+    sandbox: Literal["on", "require", "off"] = "on"
+    """Walls around jobs: what the kernel has; all of them or no work; limits alone, to debug."""
 
     @cached_property
     def database(self) -> DatabaseSettings:
@@ -103,6 +137,14 @@ class Settings(BaseSettings):
     @cached_property
     def limits(self) -> LimitSettings:
         return LimitSettings()
+
+    @cached_property
+    def audit(self) -> AuditSettings:
+        return AuditSettings()
+
+    @cached_property
+    def webhook(self) -> WebhookSettings:
+        return WebhookSettings()
 
     @cached_property
     def worker(self) -> WorkerSettings:
@@ -134,7 +176,7 @@ def get_settings() -> Settings:
     """
     try:
         settings = Settings()
-        for group in ("database", "broker", "storage", "limits", "worker"):
+        for group in ("database", "broker", "storage", "limits", "audit", "webhook", "worker"):
             getattr(settings, group)  # all are read now, so that a wrong one is told at the start
     except ValidationError as error:
         prefix = _PREFIXES[error.title]
@@ -152,6 +194,8 @@ _PREFIXES = {
         BrokerSettings,
         StorageSettings,
         LimitSettings,
+        AuditSettings,
+        WebhookSettings,
         WorkerSettings,
     )
 }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from app.db import Database
 from app.jobs.waiter import JobWaiter
+from app.limits.rate import RateLimiter
+from app.metrics.http import HttpMetrics
 from app.queue import Publisher
 from app.settings import Settings
 from app.storage import BlobStore
+from app.uploads.writers import Writers
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Services:
     publisher: Publisher
     store: BlobStore
     waiter: JobWaiter
+    rate_limiter: RateLimiter
+    http_metrics: HttpMetrics
+    writers: Writers = field(default_factory=Writers)
 
 
 def services(request: Request) -> Services:

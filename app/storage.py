@@ -6,78 +6,29 @@ for artifacts.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
-import hashlib
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from app.errors import StorageFull
-
-CHUNK_BYTES = 2**20
+from app.storage_files import CHUNK_BYTES, LinkedBlob, PartFile, StagedBlob, raise_if_full
 
 
-class StagedBlob:
-    """A file being written: feed it chunks, then `BlobStore.publish` it under a key.
+@dataclass(frozen=True)
+class StoredFile:
+    """One file in the storage."""
 
-    Leaving the context removes it unless it was published, so a broken upload leaves nothing. The
-    lock on it tells `remove_abandoned` that its writer lives.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size_bytes = 0
-        self._hash = hashlib.sha256()
-        self._file: BinaryIO = path.open("xb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Append bytes.
-
-        Raises:
-            StorageFull: the disk has no room.
-        """
-        try:
-            self._file.write(chunk)
-        except OSError as error:
-            raise_if_full(error)
-            raise
-        self._hash.update(chunk)
-        self.size_bytes += len(chunk)
-
-    def finish(self) -> str:
-        """Flush to disk and return the SHA-256 in hex."""
-        try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise_if_full(error)
-            raise
-        return self._hash.hexdigest()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            self._file.close()
-        except OSError as close_error:
-            raise_if_full(close_error)
-            raise
-        finally:
-            self.path.unlink(missing_ok=True)
+    key: str
+    size_bytes: int
+    age_s: float
 
 
 class BlobStore(Protocol):
@@ -107,6 +58,35 @@ class BlobStore(Protocol):
     def remove_abandoned(self, older_than_s: float) -> int:
         """Remove staged files whose writers died; return how many."""
 
+    def create_part(self, name: str) -> None:
+        """Make an empty part: a file that arrives piece by piece."""
+
+    def open_part(self, name: str) -> PartFile:
+        """Return the part, locked.
+
+        Raises:
+            PartBusy: somebody else has it open.
+            FileNotFoundError: it is not there.
+        """
+
+    def stage_part(self, name: str) -> StagedBlob:
+        """Return a whole part as a staged file; the part stays. Raises like `open_part`."""
+
+    def remove_part(self, name: str) -> None:
+        """Remove a part; a missing one is no error. Raises PartBusy."""
+
+    def list_parts(self, older_than_s: float) -> list[str]:
+        """Return the names of parts that nothing was written to for so long."""
+
+    def list_files(self) -> Iterator[StoredFile]:
+        """Yield what lies under keys; not what is being written."""
+
+    def has(self, key: str) -> bool:
+        """Return whether something lies under the key."""
+
+    def free_bytes(self) -> int:
+        """Return how much room there is."""
+
     def check(self) -> None:
         """Raise OSError unless the storage can be written."""
 
@@ -117,7 +97,9 @@ class LocalBlobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._staging = root / "staging"
-        self._staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._parts = root / "parts"
+        for folder in (self._staging, self._parts):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def stage(self) -> StagedBlob:
         try:
@@ -189,10 +171,54 @@ class LocalBlobStore:
                 continue  # published or removed meanwhile; its writer lives
         return removed
 
+    def create_part(self, name: str) -> None:
+        with PartFile(self._part(name), create=True):
+            _sync_folder(self._parts)
+
+    def open_part(self, name: str) -> PartFile:
+        return PartFile(self._part(name))
+
+    def stage_part(self, name: str) -> StagedBlob:
+        return LinkedBlob(self._part(name), self._staging / secrets.token_hex(16))
+
+    def remove_part(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self.open_part(name):
+            self._part(name).unlink()
+
+    def list_parts(self, older_than_s: float) -> list[str]:
+        before_s = time.time() - older_than_s
+        names = []
+        for path in self._parts.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < before_s:
+                    names.append(path.name)
+        return names
+
+    def list_files(self) -> Iterator[StoredFile]:
+        for top in ("sha256", "jobs"):
+            for path in (self.root / top).rglob("*"):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.is_file():
+                        facts = path.stat()
+                        key = path.relative_to(self.root).as_posix()
+                        # linking a file or renaming it moves the time that is taken here
+                        yield StoredFile(key, facts.st_size, time.time() - facts.st_ctime)
+
+    def has(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
     def check(self) -> None:
         with self.stage() as staged:
             staged.write(b"ok")
             staged.finish()
+
+    def _part(self, name: str) -> Path:
+        if "/" in name or name in ("", ".", ".."):
+            raise ValueError("not a part's name")
+        return self._parts / name
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -217,15 +243,6 @@ def open_store(url: str) -> BlobStore:
     if parts.scheme != "file":
         raise ValueError(f"storage URL must be file:///folder, not {parts.scheme}://")
     return LocalBlobStore(Path(unquote(parts.path)))
-
-
-def raise_if_full(error: OSError) -> None:
-    """Raise StorageFull if the error says that the disk or quota is used up."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise StorageFull(
-            "The server has no room left; nothing was stored. Delete models, datasets or jobs, "
-            "or ask the operator for space, then try again."
-        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from app.datasets.tables import Dataset
 from app.db import Database, utc_now
 from app.models.tables import Model
-from app.storage import BlobStore, StagedBlob, content_key
+from app.storage import BlobStore, content_key
+from app.storage_files import StagedBlob
 from app.storage_tables import Blob
 
 log = logging.getLogger(__name__)

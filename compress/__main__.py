@@ -12,9 +12,22 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from compress.errors import CompressError, InvalidSpec, RunTimeout
+from compress.options import add_options, read_options
 from compress.pipeline import preflight, run
 from compress.result import ArtifactReport, Inputs, Result
-from compress.spec import Backend, ConvertConfig, EngineSpec, Metric, PtqConfig, Stage, TensorSpec
+from compress.spec import (
+    METHODS,
+    Backend,
+    Device,
+    EngineSpec,
+    Format,
+    Method,
+    Metric,
+    Stage,
+    TensorSpec,
+)
+
+_TRAINING = ("distill", "qat")
 
 
 class Terminal:
@@ -32,9 +45,10 @@ class Terminal:
     def event(
         self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
     ) -> None:
-        """Print warnings; the rest is in the manifest."""
-        if level != "info":
-            sys.stderr.write(f"{level:>10}  {message}\n")
+        """Print warnings and how training goes; the rest is in the manifest."""
+        is_epoch = type == "metrics" and data is not None and bool(data.get("is_epoch"))
+        if is_epoch or level != "info":
+            sys.stderr.write(f"{'train' if is_epoch else level:>10}  {message}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def table(result: Result, out_dir: Path) -> str:
     """Return the result as text for people."""
     baseline = result.baseline
-    rows = [("", "original", *(artifact.precision for artifact in result.artifacts))]
+    rows = [("", "original", *(f"{a.precision} {a.format}" for a in result.artifacts))]
     rows.append(
         ("size", _size(baseline.size_bytes), *(
             f"{_size(a.size_bytes)} ({a.compression_ratio:.2f}x smaller)" for a in result.artifacts
@@ -90,6 +104,7 @@ def table(result: Result, out_dir: Path) -> str:
     lines.append(f"{compact} of {len(result.layers)} layers compressed")
     lines += [f"  {layer.name} ({layer.type}): {layer.reason}" for layer in floating]
     lines.append(f"recommended: {result.recommended or 'the original'}")
+    lines += [f"no {each.format} file: {each.reason}" for each in result.undelivered]
     lines += [f"wrote {out_dir / artifact.name}" for artifact in result.artifacts]
     return "\n".join(lines) + "\n"
 
@@ -121,46 +136,40 @@ def _fidelity(artifact: ArtifactReport) -> str:
 
 
 def _spec(options: argparse.Namespace) -> EngineSpec:
-    config: PtqConfig | ConvertConfig
-    convert = "precision" in options
-    if convert:
-        config = ConvertConfig(precision=options.precision)
-    else:
-        config = PtqConfig(
-            granularity=options.granularity,
-            observer=options.observer,
-            overrides=dict(_override(text) for text in options.override),
-        )
+    method: Method = "ptq" if options.command == "preflight" else options.command
     return EngineSpec(
-        method="convert" if convert else "ptq",
-        config=config,
+        method=method,
+        config=read_options(options, METHODS[method]),
+        formats=tuple(dict.fromkeys(options.format or ["torchscript"])),
         metric=options.metric,
         calibration_samples=options.samples,
-        calibration_batch_size=options.batch_size,
+        calibration_batch_size=32 if method in _TRAINING else options.batch_size,
+        device=options.device if method in _TRAINING else "auto",
         seed=options.seed,
         threads=options.threads,
-        backend="x86" if convert else options.backend,
+        backend=options.backend,
         max_accuracy_drop=options.max_drop,
     )
 
 
 def _inputs(options: argparse.Namespace) -> Inputs:
-    for path in (options.model, options.data, options.evaluation):
+    trains = options.command in _TRAINING
+    student = getattr(options, "student", None)
+    for path in (options.model, options.data, options.evaluation, student):
         if path is not None and not path.is_file():
             raise InvalidSpec(f"There is no file {path}.")
+    checkpoints = options.checkpoints if trains else None
+    if checkpoints is not None:
+        checkpoints.mkdir(parents=True, exist_ok=True)
     return Inputs(
         model=options.model,
-        calibration=options.data,
+        calibration=None if trains else options.data,
         evaluation=options.evaluation,
-        model_inputs=tuple(_declared(text) for text in getattr(options, "input", [])),
+        training=options.data if trains else None,
+        student=student,
+        checkpoints=checkpoints,
+        model_inputs=tuple(_declared(text) for text in options.input),
     )
-
-
-def _override(text: str) -> tuple[str, Any]:
-    pattern, separator, precision = text.rpartition("=")
-    if not separator or precision not in ("int8", "fp32"):
-        raise InvalidSpec(f"Override '{text}' is not PATTERN=int8 or PATTERN=fp32.")
-    return pattern, precision
 
 
 def _declared(text: str) -> TensorSpec:
@@ -185,38 +194,42 @@ def _declared(text: str) -> TensorSpec:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m compress", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    ptq = commands.add_parser("ptq", help="post-training quantization to int8")
-    convert = commands.add_parser("convert", help="float32 or float16, no calibration")
-    check = commands.add_parser("preflight", help="what ptq would do, as JSON")
-    for command in (ptq, convert, check):
+    helps = {
+        "ptq": "post-training quantization", "mixed": "mixed precision within a bound",
+        "convert": "formats and half precision", "preflight": "what ptq would do, as JSON",
+        "distill": "train a smaller model on a larger one's answers",
+        "qat": "quantization-aware training",
+    }  # fmt: skip
+    for name in (*METHODS, "preflight"):
+        command = commands.add_parser(name, help=helps[name])
         command.add_argument("model", type=Path, help="TorchScript file")
-        optional = "?" if command is convert else None
-        command.add_argument("data", type=Path, nargs=optional, help="calibration .npz")
+        use = "training" if name in _TRAINING else "calibration"
+        command.add_argument("data", type=Path, nargs="?", help=f"{use} .npz or .safetensors")
         command.add_argument("--evaluation", type=Path, help="dataset to measure quality on")
         command.add_argument("--metric", choices=get_args(Metric))
         command.add_argument("--samples", type=int, default=256, help="calibration samples")
-        command.add_argument("--batch-size", type=int, default=32)
+        if name in _TRAINING:
+            command.add_argument(
+                "--checkpoints", type=Path, help="folder to go on from, if training is cut off"
+            )
+            command.add_argument("--device", choices=get_args(Device), default="auto")
+        else:
+            command.add_argument("--batch-size", type=int, default=32)
         command.add_argument("--threads", type=int, default=1)
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--max-drop", type=float, default=0.01, help="accuracy budget")
-    for command in (ptq, check):
         command.add_argument("--backend", choices=get_args(Backend), default="x86")
-        command.add_argument("--observer", choices=("histogram", "minmax"), default="histogram")
         command.add_argument(
-            "--granularity", choices=("per_channel", "per_tensor"), default="per_channel"
+            "--format", action="append", choices=get_args(Format), help="repeatable"
         )
         command.add_argument(
-            "--override", action="append", default=[], metavar="PATTERN=PRECISION",
-            help="keep layers float: 'features.0.*=fp32'",
+            "--input", action="append", default=[], metavar="NAME:DTYPE:SHAPE[=VALUE]",
+            help="an input, where there is no data: x:float32:batch,3,224,224 or rate:int64:=16000",
         )  # fmt: skip
-    for command in (ptq, convert):
-        command.add_argument("-o", "--output", type=Path, required=True, help="output folder")
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
-    convert.add_argument("--precision", choices=("fp32", "fp16"), default="fp32")
-    convert.add_argument(
-        "--input", action="append", default=[], metavar="NAME:DTYPE:SHAPE[=VALUE]",
-        help="an input, where there is no data: x:float32:batch,3,224,224 or rate:int64:=16000",
-    )  # fmt: skip
+        add_options(command, METHODS["ptq" if name == "preflight" else name])
+        if name != "preflight":
+            command.add_argument("-o", "--output", type=Path, required=True, help="output folder")
+            command.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 

@@ -1,148 +1,159 @@
-"""Runs finished files against the original, both loaded afresh: quality, fidelity, latency."""
+"""Measures the original and finished files, all loaded afresh, and recommends one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
+from compress.benchmark import Contender, measure_memory, run_batches, run_race, sample_bytes
 from compress.intake import Intake
-from compress.lift import load_model
-from compress.measure.fidelity import FidelityMeter, noise_fraction
-from compress.measure.latency import Comparison, compare_latency
-from compress.measure.quality import QualityMeter, within_budget
+from compress.judging import Judged, Reference, judge
+from compress.measure.fidelity import noise_fraction
+from compress.measure.latency import Comparison
+from compress.measure.memory import MemoryProbe
+from compress.measure.quality import within_budget
 from compress.measure.size import sha256, size_bytes
-from compress.original import refusal
-from compress.result import ArtifactReport, Baseline, Fidelity, Quality, Verdict
-from compress.spec import EngineSpec
-from compress.structure import batch_length, cast_floats
+from compress.progress import Progress
+from compress.result import ArtifactReport, Baseline, Throughput, Verdict
+from compress.spec import EngineSpec, Format
+from compress.structure import cast_floats
 
-_LATENCY_BUDGET_S = 6.0
+_ORIGINAL = "original"
+"""The original's name among files; artifacts are called `model.…`."""
+_MEMORY_END, _RACE_END = 0.15, 0.75
+"""Where in the stage `benchmark` each part ends."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Quality of original and artifact on the same samples, and how close their outputs are."""
+class Finished:
+    """A file that was exported and found to answer like the model in memory.
 
-    baseline: Quality | None
-    artifact: Quality | None
-    fidelity: Fidelity
+    Attributes:
+        path: Where it lies; its name is the artifact's name.
+        format: What it is.
+        precision: Number format of most of its weights, as `int8` or `mixed`.
+    """
+
+    path: Path
+    format: Format
+    precision: str
 
 
-def judge(
+def appraise(
     intake: Intake,
     spec: EngineSpec,
     original: Path,
-    artifact: Path,
-    on_samples: Callable[[int, int], None],
-) -> Judged:
-    """Run both files over the evaluation data, or over calibration or made-up inputs.
+    artifacts: Sequence[Finished],
+    progress: Progress,
+    start_probe: Callable[[], MemoryProbe] | None = None,
+    reference: Reference | None = None,
+) -> tuple[Baseline, list[ArtifactReport]]:
+    """Measure the original and all finished files: the stages `evaluate` and `benchmark`.
 
     Args:
         intake: The job's data.
-        spec: The job; calibration data is judged as far as it was used.
+        spec: The job.
         original: The uploaded file.
-        artifact: The finished file.
-        on_samples: Receives samples done and samples in all.
+        artifacts: The finished files, at least one, of names that differ.
+        progress: Is told of both stages, and of figures that could not be measured and are missing.
+        start_probe: Where memory is measured, if not in a fresh process.
+        reference: The original's answers, where it has given them already.
 
     Raises:
         ModelFailed: The original itself raises on a sample.
+        ExportFailed: A finished file does.
     """
-    first, second = load_model(original), load_model(artifact)
-    fidelity = FidelityMeter()
-    meters = None
-    if intake.metric is not None:
-        meters = (QualityMeter(intake.metric), QualityMeter(intake.metric))
-    done, total = 0, _judged_samples(intake, spec)
-    with torch.no_grad():
-        for inputs, label in _judged_batches(intake, spec):
-            cast = cast_floats(inputs, intake.dtype)
-            try:
-                reference = first(*cast)
-            except (RuntimeError, torch.jit.Error) as error:
-                last = done + batch_length(inputs) - 1
-                raise refusal(error, f"samples {done} to {last}") from error
-            output = second(*cast)
-            fidelity.add(reference, output)
-            if meters is not None:
-                meters[0].add(reference, label, reference)
-                meters[1].add(output, label, reference)
-            done += batch_length(inputs)
-            on_samples(done, total)
-    if meters is None:
-        return Judged(None, None, fidelity.report())
-    before = meters[0].report()
-    return Judged(before, meters[1].report(before), fidelity.report())
-
-
-def _judged_samples(intake: Intake, spec: EngineSpec) -> int:
-    if intake.evaluation is not None:
-        return intake.evaluation.samples
-    if intake.calibration is not None:
-        return min(intake.calibration.samples, spec.calibration_samples)
-    return sum(batch_length(batch) for batch in intake.made_up)
-
-
-def _judged_batches(
-    intake: Intake, spec: EngineSpec
-) -> Iterator[tuple[Sequence[Any], Tensor | None]]:
-    if intake.judged is None:
-        for batch in intake.made_up:
-            yield batch, None
-        return
-    limit = None if intake.evaluation is not None else spec.calibration_samples
-    yield from intake.judged.batches(intake.step(intake.judged, spec), limit)
-
-
-def race(
-    intake: Intake, original: Path, artifact: Path, on_round: Callable[[float], None]
-) -> Comparison:
-    """Time both files on one sample, in turn, on the threads that torch is set to."""
-    first, second = load_model(original), load_model(artifact)
-    sample = cast_floats(intake.probes()[0], intake.dtype)
-    with torch.no_grad():
-        return compare_latency(
-            lambda: first(*sample),
-            lambda: second(*sample),
-            budget_s=_LATENCY_BUDGET_S,
-            on_round=on_round,
+    contenders = {_ORIGINAL: Contender(original, None, spec.threads)}
+    for each in artifacts:
+        contenders[each.path.name] = Contender(each.path, each.format, spec.threads)
+    with (start_probe or MemoryProbe)() as probe:  # imports torch while the answers are compared
+        models = {name: contender.open() for name, contender in contenders.items()}
+        first = models.pop(_ORIGINAL)
+        progress.stage("evaluate", "comparing answers")
+        judged = judge(
+            reference or Reference(intake, spec, lambda: first),
+            models,
+            lambda done, total: progress.part(done / total, f"evaluating {done}/{total}"),
         )
+        progress.stage("benchmark", "measuring memory")
+        sample = cast_floats(intake.probes()[0], intake.dtype)
+        peaks = measure_memory(probe, contenders, sample, progress.warn)
+    progress.part(_MEMORY_END, "timing all files in turn")
+    raced = run_race(
+        first,
+        models,
+        sample,
+        lambda done: progress.part(
+            _MEMORY_END + done * (_RACE_END - _MEMORY_END), "timing all files in turn"
+        ),
+    )
+    typical_s = {name: one.candidate.p50 / 1e3 for name, one in raced.items()}
+    typical_s[_ORIGINAL] = next(iter(raced.values())).baseline.p50 / 1e3
+    throughput = {name: [_single(one_s)] for name, one_s in typical_s.items()}
+    larger = run_batches(
+        intake,
+        {_ORIGINAL: first, **models},
+        typical_s,
+        max((sample_bytes(contenders[name].path, peak) for name, peak in peaks.items()), default=0),
+        progress.warn,
+        lambda done: progress.part(_RACE_END + done * (1 - _RACE_END), "timing larger batches"),
+    )
+    for name, measured in larger.items():
+        throughput[name].extend(measured)
+    baseline = Baseline(
+        size_bytes=size_bytes(original),
+        parameters=intake.parameters,
+        latency_ms=next(iter(raced.values())).baseline,
+        throughput_per_s=throughput[_ORIGINAL][0].samples_per_s,
+        throughput=throughput[_ORIGINAL],
+        peak_memory_bytes=peaks.get(_ORIGINAL),
+        quality=judged.baseline,
+    )
+    return baseline, [
+        _report(
+            each,
+            baseline.size_bytes,
+            judged.artifacts[each.path.name],
+            raced[each.path.name],
+            throughput[each.path.name],
+            peaks.get(each.path.name),
+        )
+        for each in artifacts
+    ]
 
 
-def report_artifact(
-    artifact: Path, precision: str, baseline_bytes: int, judged: Judged, raced: Comparison
+def _single(one_s: float) -> Throughput:
+    """Batch 1 is what the race has timed."""
+    return Throughput(batch_size=1, samples_per_s=1 / one_s)
+
+
+def _report(
+    finished: Finished,
+    baseline_bytes: int,
+    judged: Judged,
+    raced: Comparison,
+    throughput: list[Throughput],
+    peak_bytes: int | None,
 ) -> ArtifactReport:
     """Gather one file's figures. Faster is only what the whole interval says is faster."""
     verdict: Verdict = "faster" if raced.speedup.ci95[0] > 1 else "not_faster"
-    size = size_bytes(artifact)
+    size = size_bytes(finished.path)
     return ArtifactReport(
-        name=artifact.name,
-        format="torchscript",
-        precision=precision,
+        name=finished.path.name,
+        format=finished.format,
+        precision=finished.precision,
         size_bytes=size,
-        sha256=sha256(artifact),
+        sha256=sha256(finished.path),
         compression_ratio=baseline_bytes / size,
         verdict=verdict,
         speedup=raced.speedup,
         latency_ms=raced.candidate,
-        throughput_per_s=1e3 / raced.candidate.mean,
-        quality=judged.artifact,
+        throughput_per_s=throughput[0].samples_per_s,
+        throughput=throughput,
+        peak_memory_bytes=peak_bytes,
+        quality=judged.quality,
         fidelity=judged.fidelity,
-    )
-
-
-def report_baseline(original: Path, parameters: int, judged: Judged, raced: Comparison) -> Baseline:
-    """Gather the original's figures, from the same runs as the artifact's."""
-    baseline = Baseline(size_bytes=size_bytes(original), parameters=parameters)
-    return replace(
-        baseline,
-        latency_ms=raced.baseline,
-        throughput_per_s=1e3 / raced.baseline.mean,
-        quality=judged.baseline,
     )
 
 

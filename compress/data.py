@@ -33,6 +33,7 @@ from compress.spec.arguments import ForwardArgument, Layout, Slot, bind_arrays, 
 from compress.spec.names import Misfit, Place, order_names, read_name
 
 _SCAN_ELEMENTS = 1 << 20
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _TORCH_DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1", "c8", "c16")
 
 
@@ -107,32 +108,44 @@ class Dataset:
     def check_calibration(self, limit: int) -> None:
         """Raise BadCalibrationData where the first `limit` samples cannot give ranges.
 
-        Some arrays may be constant, such as a state that starts from zeros, but not all of them.
+        One sample is enough if its values differ. Some arrays may be constant, such as a state that
+        starts from zeros or a mask, but not all of them.
         """
         constant: dict[str, float] = {}
         varies = False
+        stop = min(limit, self.samples)
         for name, array in zip(self.names, self.inputs, strict=True):
-            if array.dtype.kind != "f" or name in self.numbers:
+            if name in self.numbers:
                 continue
             lowest, highest = np.inf, -np.inf
-            for index in range(min(limit, self.samples)):
+            for index in range(stop):
                 sample = array[index]
-                if not np.isfinite(sample).all():
-                    raise BadCalibrationData(
-                        f"Array '{name}', sample {index}, holds NaN or infinite values; activation "
-                        "ranges cannot be found from it. Clean or drop that sample."
-                    )
-                if sample.size:
-                    lowest = min(lowest, float(sample.min()))
-                    highest = max(highest, float(sample.max()))
+                if not sample.size or sample.dtype.kind == "c":
+                    varies = varies or sample.dtype.kind == "c"
+                    continue
+                low, high = float(sample.min()), float(sample.max())
+                if sample.dtype.kind == "f":
+                    _check_finite(name, index, low, high)
+                lowest, highest = min(lowest, low), max(highest, high)
             varies = varies or lowest < highest
-            constant[name] = lowest
-        if constant and not varies:
-            name = next(iter(constant))
+            if np.isfinite(lowest):
+                constant[name] = lowest
+        if varies:
+            return
+        if not constant:
+            told = "', '".join(self.names)
             raise BadCalibrationData(
-                f"Array '{name}' is constant: samples 0 to {min(limit, self.samples) - 1} all "
-                f"hold {constant[name]:g}. Calibrate with real samples."
+                f"Array '{told}' holds no values in samples 0 to {stop - 1}; activation ranges "
+                "cannot be found from nothing. Calibrate with real samples."
             )
+        name = next((n for n in constant if self._array(n).dtype.kind == "f"), next(iter(constant)))
+        raise BadCalibrationData(
+            f"Array '{name}' is constant: samples 0 to {stop - 1} all hold {constant[name]:g}, and "
+            "no other array varies. Calibrate with real samples."
+        )
+
+    def _array(self, name: str) -> np.ndarray:
+        return self.inputs[self.names.index(name)]
 
     def check_evaluation(self) -> None:
         """Raise BadEvaluationData at the first NaN; infinite inputs may be masks and may stay."""
@@ -154,6 +167,23 @@ class Dataset:
                         "infinite values, which nothing can be compared with. Clean or drop that "
                         "sample."
                     )
+
+
+def _check_finite(name: str, index: int, low: float, high: float) -> None:
+    """Raise BadCalibrationData where a sample's extremes are no float32 numbers.
+
+    numpy's minimum and maximum are NaN as soon as one element is.
+    """
+    if not np.isfinite(low) or not np.isfinite(high):
+        raise BadCalibrationData(
+            f"Array '{name}', sample {index}, holds NaN or infinite values; activation ranges "
+            "cannot be found from it. Clean or drop that sample."
+        )
+    if max(-low, high) > _FLOAT32_MAX:
+        raise BadCalibrationData(
+            f"Array '{name}', sample {index}, holds {max(-low, high):.3g} in magnitude, which "
+            "becomes infinite in float32, as models compute in. Scale or drop that sample."
+        )
 
 
 def open_dataset(path: Path, scratch: Path) -> Dataset:

@@ -9,6 +9,8 @@ CompressError
 │   ├── RunTimeout            one call of the model does not end          run_timeout
 │   ├── UnsupportedOperator   holds what cannot be lifted yet             unsupported_operator
 │   ├── LiftMismatch          lifted and original disagree                lift_mismatch
+│   ├── StudentMismatch       student and teacher do not fit              student_mismatch
+│   ├── NothingToTrain        no parameter that could learn               nothing_to_train
 │   └── NothingToCompress     no layer left that could be compressed      nothing_to_compress
 ├── DataError           the dataset is at fault
 │   ├── InvalidDataset        not readable as npz or safetensors          invalid_dataset
@@ -17,16 +19,22 @@ CompressError
 │   ├── EmptyDataset          no samples                                  empty_dataset
 │   ├── ObjectArrays          pickled objects in an npz                   object_arrays_not_allowed
 │   ├── BadCalibrationData    NaN, infinite, constant or too few          bad_calibration_data
+│   ├── BadTrainingData       NaN, infinite or too few                    bad_training_data
 │   └── BadEvaluationData     NaN, or figures that are no numbers         bad_evaluation_data
 ├── SpecError           the request is at fault
 │   ├── InvalidSpec           a field has no meaning here                 invalid_spec
 │   ├── InputsUnknown         no dataset and no shapes                    inputs_unknown
 │   └── DeviceUnavailable     no such device                              device_unavailable
+├── TrainingDiverged    the loss is no number any more                training_diverged
+├── ConstraintUnmet     no plan keeps the bound that was set              constraint_unmet
 ├── ExportFailed        an artifact did not match when loaded afresh      export_failed
 └── OutOfMemory         the job did not fit                               out_of_memory
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class CompressError(Exception):
@@ -36,14 +44,16 @@ class CompressError(Exception):
         code: Stable, snake_case; clients branch on it.
         retryable: Whether running the same job again can help.
         message: What went wrong and what the user can do; no paths, no stack.
+        details: Figures that belong to it, as plain JSON types, or None.
     """
 
     code = "compress_error"
     retryable = False
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.details = details
 
 
 class ModelError(CompressError):
@@ -94,6 +104,18 @@ class LiftMismatch(ModelError):
     code = "lift_mismatch"
 
 
+class StudentMismatch(ModelError):
+    """What the student takes or answers does not fit the teacher; the message tells both shapes."""
+
+    code = "student_mismatch"
+
+
+class NothingToTrain(ModelError):
+    """The model has no parameter that training could change."""
+
+    code = "nothing_to_train"
+
+
 class NothingToCompress(ModelError):
     """No layer could be compressed."""
 
@@ -142,6 +164,12 @@ class BadCalibrationData(DataError):
     code = "bad_calibration_data"
 
 
+class BadTrainingData(DataError):
+    """Training data holds NaN, or is too small to learn from."""
+
+    code = "bad_training_data"
+
+
 class BadEvaluationData(DataError):
     """Evaluation data holds NaN, or makes the original answer what no metric can use."""
 
@@ -182,3 +210,15 @@ class OutOfMemory(CompressError):
     """The job needed more memory than there is."""
 
     code = "out_of_memory"
+
+
+class TrainingDiverged(CompressError):
+    """The loss became infinite or NaN; `details` holds the step and the learning rate."""
+
+    code = "training_diverged"
+
+
+class ConstraintUnmet(CompressError):
+    """No plan keeps the bound that was set; `details` holds the best found and its figures."""
+
+    code = "constraint_unmet"

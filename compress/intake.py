@@ -16,17 +16,25 @@ import torch
 from torch import Tensor
 
 from compress.data import Dataset, as_error, open_dataset
-from compress.errors import InputsUnknown, LabelMismatch, ShapeMismatch
+from compress.errors import InputsUnknown, ModelError, ShapeMismatch
 from compress.measure.outputs import primary_output
-from compress.measure.quality import pick_metric
+from compress.measure.quality import IGNORED, check_range, pick_metric
 from compress.original import REFUSALS, Original, load_original, refusal
 from compress.result import Inputs
-from compress.spec import EngineSpec, Metric, Number, TensorSpec
+from compress.spec import (
+    EngineSpec,
+    Metric,
+    Number,
+    TensorSpec,
+    TrainingConfig,
+    needs_calibration,
+)
 from compress.spec.arguments import Slot, check_signature
 from compress.spec.declared import bind_declared
 from compress.spec.names import Misfit, read_name
 from compress.structure import map_tensors, tensors_in
 
+_LAYER_PROBES = 4
 _NAMED_AXIS_LENGTH = 32
 """Length given to a named axis other than the first, when inputs are made up from their shapes."""
 
@@ -40,10 +48,13 @@ class Intake:
 
     Attributes:
         original: The model.
-        calibration: Samples for scales and examples, or None.
+        calibration: Samples for scales and examples, or None; those to learn from, where none
+            other were given.
         evaluation: Samples for quality, or None.
         made_up: Random inputs, where there is no dataset; a batch for each size the model took.
         metric: What quality is measured in, or None where nothing can be.
+        training: Samples to learn from, or None.
+        student: The model that a distillation trains, or None.
     """
 
     original: Original
@@ -51,6 +62,8 @@ class Intake:
     evaluation: Dataset | None
     made_up: list[list[Any]]
     metric: Metric | None
+    training: Dataset | None = None
+    student: Original | None = None
 
     @property
     def model(self) -> torch.jit.ScriptModule:
@@ -83,6 +96,13 @@ class Intake:
             for value in dataset.sample(0, 3)
         ]
         return [single, several] if self.original.accepts(several) else [single]
+
+    def layer_probes(self) -> list[list[Any]]:
+        """Return single samples on which the error of each layer is measured."""
+        dataset = self.calibration or self.evaluation
+        if dataset is None:
+            return [self.first_sample()]
+        return [dataset.sample(i, i + 1) for i in range(min(_LAYER_PROBES, dataset.samples))]
 
     def first_sample(self) -> list[Any]:
         """Return a batch of one sample."""
@@ -121,56 +141,72 @@ def open_intake(spec: EngineSpec, inputs: Inputs, scratch: Path) -> Intake:
         check_signature(original.arguments)
     except Misfit as misfit:
         raise as_error(misfit) from misfit
-    calibration = _open(inputs.calibration, original, scratch)
+    training = _open(inputs.training, original, scratch)
+    calibration = _open(inputs.calibration, original, scratch) or training
     evaluation = _open(inputs.evaluation, original, scratch)
-    if spec.method == "ptq" and calibration is None:
+    if training is None and isinstance(spec.config, TrainingConfig):
         raise InputsUnknown(
-            "Static quantization finds its scales from samples; give a calibration dataset "
-            "(.npz or .safetensors) with some hundred inputs."
+            f"Method '{spec.method}' learns from samples; give a training dataset (.npz or "
+            ".safetensors) with some thousand inputs, and labels if you have them."
+        )
+    if calibration is None and needs_calibration(spec.config):
+        raise InputsUnknown(
+            f"Method '{spec.method}', so configured, finds its scales from samples; give a "
+            "calibration dataset (.npz or .safetensors) with some hundred inputs."
         )
     if calibration is None and evaluation is None and not inputs.model_inputs:
         raise InputsUnknown(
             "Nothing tells what the model is fed with; give a calibration or evaluation dataset, "
             "or the shapes of its inputs."
         )
-    _check_alike(calibration, evaluation)
+    _check_alike("calibration", calibration, "evaluation", evaluation)
+    _check_alike("training", training, "calibration", calibration)
     made_up: list[list[Any]] = []
     if calibration is None and evaluation is None:
         made_up = _make_up(original, inputs.model_inputs, spec.seed)
-    for role, dataset in (("evaluation", evaluation), ("calibration", calibration)):
-        if dataset is not None:
+    roles = {"evaluation": evaluation, "calibration": calibration, "training": training}
+    for role, dataset in roles.items():
+        if dataset is not None and (role == "training" or dataset is not training):
             _check_takes(original, dataset, role)
-    if calibration is not None:
+    if calibration is not None and calibration is not training:
         calibration.check_calibration(spec.calibration_samples)
     if evaluation is not None:
         evaluation.check_evaluation()
     metric = _metric(spec, original, evaluation, calibration)
-    return Intake(original, calibration, evaluation, made_up, metric)
+    student = None if inputs.student is None else _open_student(inputs.student)
+    return Intake(original, calibration, evaluation, made_up, metric, training, student)
+
+
+def _open_student(path: Path) -> Original:
+    try:
+        return load_original(path)
+    except ModelError as error:
+        raise type(error)(f"Of the student: {error.message}") from error
 
 
 def _open(path: Path | None, original: Original, scratch: Path) -> Dataset | None:
     return None if path is None else open_dataset(path, scratch).bind(original.arguments)
 
 
-def _check_alike(calibration: Dataset | None, evaluation: Dataset | None) -> None:
-    """A compressed model is made for the arguments that calibration gives, and for its numbers."""
-    if calibration is None or evaluation is None:
+def _check_alike(role: str, one: Dataset | None, other_role: str, other: Dataset | None) -> None:
+    """A compressed model is made for the arguments that one dataset gives, and for its numbers."""
+    if one is None or other is None or one is other:
         return
-    ours, theirs = calibration.numbers_by_place(), evaluation.numbers_by_place()
+    ours, theirs = one.numbers_by_place(), other.numbers_by_place()
     unmatched = ours.keys() ^ theirs.keys()
     if unmatched:
-        names = {*calibration.names, *evaluation.names}
+        names = {*one.names, *other.names}
         told = ", ".join(sorted(name for name in names if read_name(name) in unmatched))
         raise ShapeMismatch(
-            "Calibration and evaluation data must give the same arguments of forward; only one of "
-            f"them has {told}."
+            f"{role.capitalize()} and {other_role} data must give the same arguments of forward; "
+            f"only one of them has {told}."
         )
     for place, number in ours.items():
         if theirs[place] != number:
             raise ShapeMismatch(
-                f"A number that forward takes is {number} in the calibration data and "
-                f"{theirs[place]} in the evaluation data; a compressed model is made for one "
-                "value, so give both the same."
+                f"A number that forward takes is {number} in the {role} data and {theirs[place]} "
+                f"in the {other_role} data; a compressed model is made for one value, so give both "
+                "the same."
             )
 
 
@@ -255,11 +291,8 @@ def _metric(
         label = None  # calibration data is judged by agreement, however it is labelled
     output = original.run(sample)
     metric = pick_metric(asked, label, output)
-    if metric in ("top1", "top5") and dataset.label is not None:
-        classes = primary_output(output).shape[1]
-        low, high = int(dataset.label.min()), int(dataset.label.max())
-        if low < 0 or high >= classes:
-            raise LabelMismatch(
-                f"Labels run from {low} to {high}, but the model has classes 0 to {classes - 1}."
-            )
+    if metric in ("top1", "top5", "f1") and label is not None and dataset.label is not None:
+        ids, counted = dataset.label, dataset.label != IGNORED
+        low, high = (int(end(initial=0, where=counted)) for end in (ids.min, ids.max))
+        check_range(metric, low, high, label, primary_output(output))
     return metric

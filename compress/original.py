@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from compress.errors import CompressError, ModelFailed, ShapeMismatch
-from compress.lift import has_state, load_model
+from compress.lift import clean_message, forward_arguments, has_state, load_model
 from compress.spec.arguments import ForwardArgument
 from compress.structure import cast_floats
 from compress.time_limit import within
@@ -75,52 +75,9 @@ def load_original(path: Path) -> Original:
         BadSignature: It holds no forward.
     """
     module = load_model(path)
-    return Original(module, float_dtype(module), tuple(read_arguments(module)), has_state(module))
-
-
-def read_arguments(module: torch.jit.ScriptModule) -> list[ForwardArgument]:
-    """Return what forward takes, without self."""
-    arguments = []
-    for argument in module._c._get_method("forward").schema.arguments[1:]:
-        has_default = argument.has_default_value()
-        arguments.append(
-            ForwardArgument(
-                name=argument.name,
-                type=str(argument.type),
-                has_default=has_default,
-                default=argument.default_value if has_default else None,
-                fields=_named_tuples(argument.type),
-            )
-        )
-    return arguments
-
-
-def _named_tuples(kind: Any) -> dict[str, dict[str, str]]:
-    """Return the fields of all named tuples in a type: full name to field to type."""
-    found: dict[str, dict[str, str]] = {}
-    waiting = [kind]
-    while waiting:
-        kind = waiting.pop()
-        parts = list(kind.containedTypes())
-        if kind.kind() == "TupleType" and kind.str().startswith("NamedTuple("):
-            names = _field_names(kind.str())
-            found[str(kind)] = dict(zip(names, map(str, parts), strict=True))
-        waiting.extend(parts)
-    return found
-
-
-def _field_names(text: str) -> list[str]:
-    """Read the names in `NamedTuple(x : Tensor, y : NamedTuple(z : int))`, of the outer one."""
-    names: list[str] = []
-    depth = 0
-    for token in re.findall(r"\w+ : |[()\[\]]", text):
-        if token in "([":
-            depth += 1
-        elif token in ")]":
-            depth -= 1
-        elif depth == 1:
-            names.append(token.removesuffix(" : "))
-    return names
+    return Original(
+        module, float_dtype(module), tuple(forward_arguments(module)), has_state(module)
+    )
 
 
 def float_dtype(module: torch.jit.ScriptModule) -> torch.dtype:
@@ -135,16 +92,3 @@ def refusal(error: Exception, what: str) -> CompressError:
     if _SHAPE_WORDS.search(text):
         return ShapeMismatch(f"The model does not take {what}; it says: {text}")
     return ModelFailed(f"The model itself failed on {what}; it says: {text}")
-
-
-def clean_message(error: Exception) -> str:
-    """Return the heart of an error raised in TorchScript: no trace, no code, no path."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    raised = [
-        match
-        for line in lines
-        if (match := re.match(r"(?:[\w.]*(?:Error|Exception)): (.+)", line)) is not None
-    ]
-    text = raised[-1].group(1) if raised else (lines[0] if lines else type(error).__name__)
-    text = re.sub(r"(?:/[\w.+-]+){2,}", "…", text)
-    return text if len(text) <= 300 else text[:299] + "…"

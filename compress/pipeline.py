@@ -1,54 +1,82 @@
 """run() and preflight(): the only ways into the engine.
 
-load - lift - calibrate - convert - export - evaluate - benchmark. Importing this module loads torch
-and all that a job needs, but runs no operator, so a process may import it once and fork per job.
+load - lift - calibrate - train - convert - export - evaluate - benchmark. Importing this module
+loads torch and all that a job needs, but runs no operator, so a process may import it once and fork
+per job.
 """
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from compress.appraisal import judge, race, recommend, report_artifact, report_baseline
+from compress.appraisal import Finished, appraise, recommend
 from compress.caveats import caveats, foretell
-from compress.errors import DeviceUnavailable, InvalidSpec, LiftMismatch, OutOfMemory
-from compress.export.torchscript import export_torchscript
+from compress.errors import (
+    DeviceUnavailable,
+    ExportFailed,
+    InvalidSpec,
+    LiftMismatch,
+    ModelFailed,
+    OutOfMemory,
+)
+from compress.export import export
 from compress.intake import Intake, open_intake
 from compress.lift import Lifted, forward_arguments, lift
 from compress.measure.environment import int8_saturates, read_environment
+from compress.measure.memory import MemoryProbe
 from compress.measure.size import size_bytes
-from compress.progress import Progress
+from compress.methods import Compressed, compress_model, try_method
+from compress.out_of_memory import lacks_memory
+from compress.plans import plan_of
+from compress.progress import Kind, Progress
 from compress.provenance import trace_provenance, write_manifest
-from compress.quantize import Quantized, quantize_static, to_float32, to_half
-from compress.result import Inputs, Result, Sink
-from compress.spec import METHODS, ConvertConfig, EngineSpec, PtqConfig
-from compress.structure import batch_length
+from compress.quantize import Quantized
+from compress.quantize.engines import engine_for
+from compress.report import write_report
+from compress.result import Inputs, Result, Sink, Undelivered
+from compress.spec import (
+    METHODS,
+    Config,
+    DistillConfig,
+    EngineSpec,
+    MixedConfig,
+    PtqConfig,
+    QatConfig,
+    TrainingConfig,
+    needs_calibration,
+)
+from compress.train.machine import find_device
 
-_PROBE_SAMPLES = 4
-"""Calibration samples on which the error of each layer is measured."""
-_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
-
-def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
+def run(
+    spec: EngineSpec,
+    inputs: Inputs,
+    sink: Sink,
+    out_dir: Path,
+    start_probe: Callable[[], MemoryProbe] | None = None,
+) -> Result:
     """Compress a model, and measure what came out by running it.
 
     Args:
         spec: What to do.
         inputs: Files.
         sink: Is told of stages, progress and events.
-        out_dir: An existing folder; receives the artifact and `manifest.json`.
+        out_dir: An existing folder; receives the artifacts, `manifest.json` and `report.html`.
+        start_probe: Where memory is measured; by default in a fresh process, started when needed,
+            which a locked-down process cannot do.
 
     Raises:
         CompressError: What went wrong and what the user can do.
     """
     _check_spec(spec)
-    progress = Progress(sink, calibrates=spec.method == "ptq")
+    progress = Progress(sink, _kind(spec.config))
     with (
         _settled(spec),
         tempfile.TemporaryDirectory(dir=out_dir, prefix=".scratch-") as scratch,
@@ -60,47 +88,28 @@ def run(spec: EngineSpec, inputs: Inputs, sink: Sink, out_dir: Path) -> Result:
         sink.event("log", f"lifted {len(lifted.report.modules)} modules", lifted.report.to_dict())
         for sentence in caveats(lifted.report):
             sink.event("log", sentence, level="warning")
-        compressed, precision = _compress(spec, intake, lifted, progress)
-        progress.stage("export", "writing TorchScript")
-        artifact = out_dir / f"model.{precision}.torchscript.pt"
-        export_torchscript(
-            compressed.graph_module,
-            inputs.model,
-            artifact,
-            intake.probes(),
-            dtype=intake.dtype,
-            freeze=precision == "int8",
+        compressed = compress_model(spec, intake, lifted, inputs, Path(scratch), progress)
+        finished, undelivered = _export(spec, intake, compressed, out_dir, progress)
+        baseline, reports = appraise(
+            intake, spec, inputs.model, finished, progress, start_probe, compressed.reference
         )
-        progress.stage("evaluate", "comparing answers")
-        judged = judge(
-            intake,
-            spec,
-            inputs.model,
-            artifact,
-            lambda done, total: progress.part(done / total, f"evaluating {done}/{total}"),
-        )
-        progress.stage("benchmark", "timing both models in turn")
-        raced = race(
-            intake,
-            inputs.model,
-            artifact,
-            lambda done: progress.part(done, "timing both models in turn"),
-        )
-        baseline = report_baseline(inputs.model, intake.parameters, judged, raced)
-        report = report_artifact(artifact, precision, baseline.size_bytes, judged, raced)
         environment = read_environment(torch.get_num_threads())
         result = Result(
             baseline=baseline,
-            artifacts=[report],
-            recommended=recommend([report], baseline, spec.max_accuracy_drop),
-            layers=compressed.layers,
+            artifacts=reports,
+            recommended=recommend(reports, baseline, spec.max_accuracy_drop),
+            undelivered=undelivered,
+            layers=compressed.quantized.layers,
+            mixed=compressed.story,
+            training=compressed.training,
             environment=environment,
             provenance=trace_provenance(
-                spec, inputs, full_range=_full_range(spec) if spec.method == "ptq" else None
+                spec, inputs, full_range=spec.backend != "x86" if _has_static(spec.config) else None
             ),
             lift=lifted.report.to_dict(),
         )
     write_manifest(out_dir, result)
+    write_report(out_dir, result)
     progress.done()
     return result
 
@@ -126,21 +135,9 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
         for sentence in caveats(lifted.report):
             sink.event("log", sentence, level="warning")
         sink.stage("convert", "trying the conversion on one sample")
-        config = spec.config
-        if isinstance(config, PtqConfig):
-            tried = quantize_static(
-                lifted.graph_module,
-                example,
-                None,
-                config,
-                full_range=_full_range(spec),
-                islands=_reasons(lifted),
-            )
-        else:
-            tried = _convert(config, lifted)
+        tried = try_method(spec, intake, lifted, example)
         before_bytes = size_bytes(inputs.model)
-        saved_bytes = sum(layer.size_bytes[0] - layer.size_bytes[1] for layer in tried.layers)
-        estimate_bytes = max(1, before_bytes - saved_bytes)
+        estimate_bytes = max(1, before_bytes - _saved_bytes(spec.config, lifted, tried))
         counts: dict[str, int] = {}
         for layer in tried.layers:
             counts[layer.precision] = counts.get(layer.precision, 0) + 1
@@ -174,46 +171,44 @@ def preflight(spec: EngineSpec, inputs: Inputs, sink: Sink) -> dict[str, Any]:
         }
 
 
-def _compress(
-    spec: EngineSpec, intake: Intake, lifted: Lifted, progress: Progress
-) -> tuple[Quantized, str]:
-    config = spec.config
-    if isinstance(config, ConvertConfig):
-        progress.stage("convert", f"converting to {config.precision}")
-        return _convert(config, lifted), config.precision
-    dataset = intake.calibration
-    assert dataset is not None  # open_intake has refused a job without
-    total = min(dataset.samples, spec.calibration_samples)
+def _export(
+    spec: EngineSpec,
+    intake: Intake,
+    compressed: Compressed,
+    out_dir: Path,
+    progress: Progress,
+) -> tuple[list[Finished], list[Undelivered]]:
+    """Write every format asked for; one that cannot hold the model does not keep the others.
 
-    def counted() -> Iterator[list[Any]]:
-        done = 0
-        for batch in intake.calibration_batches(spec):
-            yield batch
-            done += batch_length(batch)
-            progress.part(done / total, f"calibrating {done}/{total}")
-
-    progress.stage("calibrate", f"calibrating 0/{total}")
-    quantized = quantize_static(
-        lifted.graph_module,
-        _example(intake),
-        counted(),
-        config,
-        full_range=_full_range(spec),
-        islands=_reasons(lifted),
-        probes=[dataset.sample(i, i + 1) for i in range(min(_PROBE_SAMPLES, total))],
-        on_convert=lambda: progress.stage("convert", "turning weights into int8"),
+    Raises:
+        ExportFailed: None could be written.
+    """
+    progress.stage("export", f"writing {spec.formats[0]}")
+    plan = plan_of(
+        spec,
+        intake,
+        compressed.lifted,
+        compressed.quantized,
+        compressed.original,
+        compressed.precision,
     )
-    return quantized, "int8"
-
-
-def _convert(config: ConvertConfig, lifted: Lifted) -> Quantized:
-    if config.precision == "fp16":
-        return to_half(lifted.graph_module, _reasons(lifted))
-    return to_float32(lifted.graph_module, _reasons(lifted))
-
-
-def _reasons(lifted: Lifted) -> dict[str, str]:
-    return {island.name: island.reason for island in lifted.report.islands}
+    finished, undelivered = [], []
+    formats = list(dict.fromkeys(spec.formats))
+    for done, format_ in enumerate(formats):
+        progress.part(done / len(formats), f"writing {format_}")
+        try:
+            written = export(format_, plan, out_dir)
+        except ExportFailed as error:
+            if len(formats) == 1:
+                raise
+            progress.warn(f"No {format_} file: {error.message}")
+            undelivered.append(Undelivered(format=format_, code=error.code, reason=error.message))
+        else:
+            finished.append(Finished(written.path, format_, compressed.precision))
+    if not finished:
+        reasons = "; ".join(f"{each.format}: {each.reason}" for each in undelivered)
+        raise ExportFailed(f"None of the formats could be written. {reasons}")
+    return finished, undelivered
 
 
 def _lift_quickly(intake: Intake) -> tuple[list[Any], Lifted]:
@@ -236,42 +231,69 @@ def _check_spec(spec: EngineSpec) -> None:
         raise InvalidSpec(f"Method '{spec.method}' does not take a {type(spec.config).__name__}.")
     if spec.calibration_samples < 1 or spec.calibration_batch_size < 1 or spec.threads < 1:
         raise InvalidSpec("calibration_samples, calibration_batch_size and threads start at 1.")
-    if spec.device == "cuda":
+    if isinstance(spec.config, TrainingConfig):
+        find_device(spec.device)
+    elif spec.device == "cuda":
         raise DeviceUnavailable(
             f"Method '{spec.method}' for backend '{spec.backend}' computes on the processor; use "
             "device 'auto' or 'cpu'."
         )
-    if _full_range(spec) and int8_saturates(read_environment(spec.threads)):
+    if spec.backend == "x86_vnni" and int8_saturates(read_environment(spec.threads)):
         raise DeviceUnavailable(
             "Backend 'x86_vnni' needs a processor with AVX512-VNNI, to measure on too, and this "
             "worker has none; use backend 'x86'."
         )
 
 
-def _full_range(spec: EngineSpec) -> bool:
-    return spec.backend == "x86_vnni"
+def _kind(config: Config) -> Kind:
+    if isinstance(config, TrainingConfig):
+        return "trains"
+    return "calibrates" if needs_calibration(config) else "converts"
+
+
+def _saved_bytes(config: Config, lifted: Lifted, tried: Quantized) -> int:
+    """Return by how much the weights shrink; a student's are others altogether."""
+    if isinstance(config, DistillConfig):
+        return _weights_bytes(lifted.graph_module) - _weights_bytes(tried.graph_module)
+    return sum(layer.size_bytes[0] - layer.size_bytes[1] for layer in tried.layers)
+
+
+def _weights_bytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
+def _has_static(config: Config) -> bool:
+    """Whether activations get fixed ranges."""
+    return isinstance(config, MixedConfig | QatConfig) or (
+        isinstance(config, PtqConfig) and config.mode == "static"
+    )
 
 
 @contextmanager
 def _settled(spec: EngineSpec) -> Iterator[None]:
-    """Set threads and seed for a job, and tell memory errors from others."""
+    """Set threads, seed and int8 kernels for a job, and tell memory errors from others."""
     threads = torch.get_num_threads()
     torch.set_num_threads(spec.threads)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), engine_for(spec.backend):
             torch.manual_seed(spec.seed)
             yield
-    except MemoryError as error:
-        raise OutOfMemory(_OUT_OF_MEMORY) from error
-    except RuntimeError as error:
-        if _NO_MEMORY.search(str(error)):
+    except Exception as error:
+        if lacks_memory(error):
             raise OutOfMemory(_OUT_OF_MEMORY) from error
+        if isinstance(error, IndexError) and _UNKNOWN_ID in str(error):
+            raise ModelFailed(
+                "The model looked up an id that it does not know, in one of the samples it was "
+                "given. Check the datasets' integer inputs against the sizes of its embeddings."
+            ) from error
         raise
     finally:
         torch.set_num_threads(threads)
 
 
+_UNKNOWN_ID = "index out of range in self"
+"""What torch's embeddings say."""
 _OUT_OF_MEMORY = (
-    "The job needed more memory than there is; use a smaller calibration batch_size, or a worker "
-    "with more memory."
+    "The job needed more memory than there is; use a smaller batch_size, or a worker with more "
+    "memory."
 )

@@ -19,12 +19,15 @@ def trace_provenance(
 ) -> dict[str, Any]:
     """Return digests of all that went in, the seed and Tersor's version.
 
-    `activation_range` says where an int8 file is exact: `full` needs a processor with AVX512-VNNI,
-    `reduced` runs right on any. None where nothing was quantized.
+    `activation_range` says where an int8 file is exact: `full` needs an x86 processor with
+    AVX512-VNNI, or arm's kernels for a file for arm; `reduced` runs right on any. None where no
+    activation got a fixed range.
     """
-    datasets = [path for path in (inputs.calibration, inputs.evaluation) if path is not None]
+    roles = (inputs.calibration, inputs.evaluation, inputs.training)
+    datasets = [path for path in roles if path is not None]
     return {
         "model_sha256": sha256(inputs.model),
+        "student_sha256": None if inputs.student is None else sha256(inputs.student),
         "dataset_sha256": [sha256(path) for path in dict.fromkeys(datasets)],
         "spec_sha256": spec_sha256(spec),
         "seed": spec.seed,

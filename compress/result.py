@@ -32,6 +32,14 @@ class Ratio:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Samples per second at one batch size."""
+
+    batch_size: int
+    samples_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quality:
     """One quality metric over `samples` evaluation samples; `drop` against the baseline."""
 
@@ -58,13 +66,17 @@ class Baseline:
     parameters: int
     latency_ms: Latency | None = None
     throughput_per_s: float | None = None
+    throughput: list[Throughput] = field(default_factory=list)
     peak_memory_bytes: int | None = None
     quality: Quality | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArtifactReport:
-    """One finished file. `name` is its file name inside the output folder."""
+    """One finished file. `name` is its file name inside the output folder.
+
+    `peak_memory_bytes` is what a fresh process that loads and runs it takes beyond its runtime.
+    """
 
     name: str
     format: str
@@ -76,8 +88,19 @@ class ArtifactReport:
     speedup: Ratio | None = None
     latency_ms: Latency | None = None
     throughput_per_s: float | None = None
+    throughput: list[Throughput] = field(default_factory=list)
+    peak_memory_bytes: int | None = None
     quality: Quality | None = None
     fidelity: Fidelity | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undelivered:
+    """A format that was asked for and could not be made: why, and what to do."""
+
+    format: str
+    code: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +109,7 @@ class Layer:
 
     name: str
     type: str
-    precision: LayerPrecision | Literal["fp16"]
+    precision: LayerPrecision | Literal["int4"]
     size_bytes: tuple[int, int]
     sqnr_db: float | None = None
     reason: str | None = None
@@ -105,15 +128,23 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All figures of a job. `recommended` is the name of an artifact, or None."""
+    """All figures of a job. `recommended` is the name of an artifact, or None.
+
+    `mixed` tells how a mixed plan was found: `bound`, `plan` (layer to precision), `trials` (each
+    plan tried: `layers` by precision, `size_bytes`, `latency_ms`, `sqnr_db`, `quality`,
+    `keeps_bound`, `chosen`) and `sensitivity` (of each layer in each precision: `sqnr_db` of the
+    outputs, `size_bytes` and `time_us` before and after).
+    """
 
     baseline: Baseline
     artifacts: list[ArtifactReport]
+    undelivered: list[Undelivered] = field(default_factory=list)
     recommended: str | None
     layers: list[Layer]
     environment: Environment
     provenance: Mapping[str, Any]
     lift: Mapping[str, Any] = field(default_factory=dict)
+    mixed: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,12 +154,26 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Files of a job. `model_inputs` are the shapes declared at upload, if any."""
+    """Files of a job.
+
+    Attributes:
+        model: The model; of a distillation the teacher.
+        calibration: Samples for scales.
+        evaluation: Samples that quality is measured on.
+        model_inputs: The shapes declared at the model's upload, if any.
+        training: Samples to learn from.
+        student: The model that a distillation trains.
+        checkpoints: An existing folder that outlives this process: training goes on from what lies
+            there, and leaves its state there.
+    """
 
     model: Path
     calibration: Path | None = None
     evaluation: Path | None = None
     model_inputs: tuple[Any, ...] = ()
+    training: Path | None = None
+    student: Path | None = None
+    checkpoints: Path | None = None
 
 
 class Sink(Protocol):

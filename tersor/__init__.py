@@ -29,8 +29,10 @@ from tersor.jobs import Job
 from tersor.views import (
     Array,
     Artifact,
+    AuditEvent,
     Baseline,
     Dataset,
+    Delivery,
     Event,
     Fidelity,
     JobError,
@@ -45,18 +47,23 @@ from tersor.views import (
     Ratio,
     Result,
     System,
+    Throughput,
+    Undelivered,
+    WebhookSecret,
 )
 
 __all__ = [
     "ApiError",
     "Array",
     "Artifact",
+    "AuditEvent",
     "BadRequest",
     "Baseline",
     "Client",
     "ConfigurationError",
     "Conflict",
     "Dataset",
+    "Delivery",
     "DigestMismatch",
     "Event",
     "Fidelity",
@@ -81,12 +88,15 @@ __all__ = [
     "ServerError",
     "System",
     "TersorError",
+    "Throughput",
     "TooLarge",
     "TransportError",
     "Unauthorized",
     "Unavailable",
+    "Undelivered",
     "Unprocessable",
     "WaitTimeout",
+    "WebhookSecret",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,9 +13,10 @@ from tersor.access import find_access
 from tersor.files import Datasets, Models
 from tersor.jobs import Jobs
 from tersor.parsing import parse
+from tersor.projects import Audit, Keys, Projects, Webhooks
 from tersor.spec import Data, job_body
 from tersor.transport import Transport, path_of
-from tersor.views import Key, MethodInfo, Model, Preflight, Project, System
+from tersor.views import Dataset, MethodInfo, Model, Preflight, System
 
 
 class Client:
@@ -48,6 +49,8 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.keys = Keys(self._transport)
         self.projects = Projects(self._transport)
+        self.webhooks = Webhooks(self._transport)
+        self.audit = Audit(self._transport)
 
     @property
     def url(self) -> str:
@@ -61,6 +64,8 @@ class Client:
         *,
         calibration: Data = None,
         evaluation: Data = None,
+        training: Dataset | str | None = None,
+        student: Model | str | None = None,
         config: Mapping[str, Any] | None = None,
         timeout_s: float = 120.0,
         **fields: Any,
@@ -71,8 +76,8 @@ class Client:
         comes back unfinished (`finished` is False) can be looked at again by its `id`.
         """
         body = job_body(
-            method, model_id, calibration=calibration, evaluation=evaluation, config=config,
-            **fields,
+            method, model_id, calibration=calibration, evaluation=evaluation, training=training,
+            student=student, config=config, **fields,
         )  # fmt: skip
         deadline = time.monotonic() + timeout_s
         # the service waits up to 15 s before it answers that it is not done yet
@@ -112,47 +117,3 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-class Keys:
-    """API keys; `client.keys`."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def create(
-        self,
-        name: str = "key",
-        *,
-        scopes: tuple[str, ...] | None = None,
-        project_id: str | None = None,
-    ) -> Key:
-        """Make a key; the answer's `key` is the secret, shown this once."""
-        body = {"name": name, "scopes": list(scopes) if scopes else None, "project_id": project_id}
-        body = {field: value for field, value in body.items() if value is not None}
-        return parse(Key, self._transport.post("/v1/keys", body).json())
-
-    def list(self, limit: int | None = None, *, project_id: str | None = None) -> Iterator[Key]:
-        """Yield keys, newest first, without their secrets."""
-        for item in self._transport.pages("/v1/keys", {"project_id": project_id}, limit):
-            yield parse(Key, item)
-
-    def revoke(self, key_id: str) -> None:
-        """Revoke a key, at once and for good."""
-        self._transport.delete(path_of("keys", key_id))
-
-
-class Projects:
-    """Projects; `client.projects`. Needs a key with the scope `admin`."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def create(self, name: str) -> Project:
-        """Make a project."""
-        return parse(Project, self._transport.post("/v1/projects", {"name": name}).json())
-
-    def list(self, limit: int | None = None) -> Iterator[Project]:
-        """Yield all projects, newest first."""
-        for item in self._transport.pages("/v1/projects", {}, limit):
-            yield parse(Project, item)

@@ -53,7 +53,7 @@ class Models:
         body: dict[str, Any] = {"artifact_id": artifact_id, "name": name}
         if labels:
             body["labels"] = dict(labels)
-        return parse(Model, self._transport.post("/v1/models", body).json())
+        return parse(Model, self._transport.create("/v1/models", body).json())
 
     def list(self, limit: int | None = None) -> Iterator[Model]:
         """Yield the project's models, newest first, fetching pages as they are needed."""
@@ -175,7 +175,7 @@ def _upload(
     progress: Progress | None,
 ) -> dict[str, Any]:
     body = FileUpload(path, {"name": path.name, **fields}, progress)
-    answer: dict[str, Any] = transport.send(f"/v1/{kind}", lambda: body, body.headers).json()
+    answer: dict[str, Any] = transport.upload(f"/v1/{kind}", lambda: body, body.headers).json()
     return answer
 
 

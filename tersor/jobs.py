@@ -17,11 +17,12 @@ from tersor.parsing import View, parse
 from tersor.spec import Data, job_body
 from tersor.transport import Transport, path_of
 from tersor.uploads import Progress
-from tersor.views import Artifact, Event, JobError, Model, Result
+from tersor.views import Artifact, Dataset, Event, JobError, Model, Result
 
 OnEvent = Callable[[Event], None]
 
 _WAIT_S = 30.0
+_EVENTS_WAIT_S = 5.0  # with events, some of which come without a change of the job itself
 _OUTAGE_S = 120.0
 _LEAST_PAUSE_S = 0.1
 
@@ -79,6 +80,10 @@ class Job(View):
         """Ask for an end; a running job is dead within seconds."""
         return self._jobs.cancel(self.id)
 
+    def retry(self) -> Job:
+        """Submit it once more, when it is finished, and return the new job."""
+        return self._jobs.retry(self)
+
     def events(self) -> Iterator[Event]:
         """Yield what has happened so far, oldest first."""
         return self._jobs.events(self.id)
@@ -107,27 +112,47 @@ class Jobs:
         *,
         calibration: Data = None,
         evaluation: Data = None,
+        training: Dataset | str | None = None,
+        student: Model | str | None = None,
         config: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
         **fields: Any,
     ) -> Job:
-        """Submit a job.
+        """Submit a job, once, even if answers get lost and it has to be sent again.
 
         Args:
-            method: `ptq`, `convert`; `client.methods()` lists what the service offers.
-            model_id: Model, or its id.
+            method: `ptq`, `qat`, `distill`, `mixed`, `convert`; `client.methods()` lists what the
+                service offers.
+            model_id: Model, or its id; of a distillation the teacher.
             calibration: Dataset, its id, or `{"dataset_id": …, "samples": 256, "batch_size": 32}`.
             evaluation: Dataset, its id, or `{"dataset_id": …, "metric": "top1"}`.
+            training: Dataset to learn from, or its id; for `qat` and `distill`.
+            student: Model that a distillation trains, or its id; goes into `config`.
             config: Settings of the method.
             labels: Free key-value pairs to find the job by.
+            idempotency_key: Of your making, for one who may have to submit again in another
+                process: within a day the same key and arguments return the same job.
             fields: Everything else of the job's body: formats, backend, device, max_accuracy_drop,
-                seed, priority, timeout_s.
+                seed, priority, timeout_s, webhook.
+
+        Raises:
+            Conflict: `idempotency_conflict`, the key came with other arguments before.
         """
         body = job_body(
-            method, model_id, calibration=calibration, evaluation=evaluation, config=config,
-            labels=labels, **fields,
+            method, model_id, calibration=calibration, evaluation=evaluation, training=training,
+            student=student, config=config, labels=labels, **fields,
         )  # fmt: skip
-        return self._job(self._transport.post("/v1/jobs", body).json())
+        return self._job(self._transport.create("/v1/jobs", body, key=idempotency_key).json())
+
+    def retry(self, job: Job | str) -> Job:
+        """Submit a finished job once more and return the new one, which has the same spec.
+
+        Raises:
+            Conflict: `not_finished`.
+        """
+        job_id = job if isinstance(job, str) else job.id
+        return self._job(self._transport.create(path_of("jobs", job_id, "retry")).json())
 
     def list(
         self,
@@ -178,24 +203,27 @@ class Jobs:
         job_id = job if isinstance(job, str) else job.id
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         last_event: int | str | None = None
+        longest_s = _WAIT_S if on_event is None else _EVENTS_WAIT_S
+        told: Job | None = None
         current, etag = self._look(job_id, None, 0.0)
         while True:
             if on_event is not None:
                 for event in self.events(job_id, after=last_event):
                     last_event = event.id
                     on_event(event)
-            if on_change is not None:
+            if on_change is not None and current is not told:
                 on_change(current)
+                told = current
             if current.finished:
                 break
-            left_s = _WAIT_S if deadline is None else deadline - time.monotonic()
+            left_s = longest_s if deadline is None else deadline - time.monotonic()
             if left_s <= 0:
                 raise WaitTimeout(
                     f"{job_id} was not finished after {timeout_s:g} s ({current.status}); "
                     f"it goes on.",
                     current,
                 )
-            current, etag = self._look_patiently(current, etag, min(_WAIT_S, left_s))
+            current, etag = self._look_patiently(current, etag, min(longest_s, left_s))
         if raise_on_failure and current.status != "succeeded":
             raise _failure(current)
         return current

@@ -17,6 +17,8 @@ def job_body(
     *,
     calibration: Data = None,
     evaluation: Data = None,
+    training: Dataset | str | None = None,
+    student: Model | str | None = None,
     config: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
     **fields: Any,
@@ -25,13 +27,14 @@ def job_body(
     named = {
         "calibration": _data(calibration),
         "evaluation": _data(evaluation),
-        "config": dict(config) if config is not None else None,
+        "training_dataset_id": _id(training),
+        "config": _config(config, _id(student)),
         "labels": dict(labels) if labels is not None else None,
         **fields,
     }
     return {
         "method": method,
-        "model_id": model_id.id if isinstance(model_id, Model) else model_id,
+        "model_id": _id(model_id),
         **{name: value for name, value in named.items() if value is not None},
     }
 
@@ -44,3 +47,13 @@ def _data(data: Data) -> dict[str, Any] | None:
     if isinstance(data, Dataset):
         return {"dataset_id": data.id}
     return dict(data)
+
+
+def _id(given: Model | Dataset | str | None) -> str | None:
+    return given if given is None or isinstance(given, str) else given.id
+
+
+def _config(config: Mapping[str, Any] | None, student_id: str | None) -> dict[str, Any] | None:
+    if student_id is None:
+        return None if config is None else dict(config)
+    return {**(config or {}), "student_model_id": student_id}

@@ -1,11 +1,12 @@
 """HTTP: one request with its retries, and problem documents turned into exceptions.
 
 What is repeated, and why. GET, HEAD and DELETE have the same effect twice as once, so they are
-repeated after any lost connection and after 502, 503 and 504. A POST is repeated only when it
+repeated after any lost connection and after 502, 503 and 504. So is a POST that creates: all its
+tries carry one `Idempotency-Key`, by which the service gives the first answer again instead of
+making a second thing. Any other POST, which makes a key or a project, is repeated only when it
 surely did nothing: the connection never came about, or the service answered 429 or 503 with
-`Retry-After`, which it does before it stores anything. A POST whose answer was lost may have
-made a job; repeating it blindly would make two, so the caller gets a `TransportError` with
-`sent=True` and can look.
+`Retry-After`, which it does before it stores anything. If its answer was lost, the caller gets a
+`TransportError` with `sent=True` and can look.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import random
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -90,20 +92,29 @@ class Transport:
         timeout_s: float | None = None,
     ) -> httpx.Response:  # fmt: skip
         """Send JSON. `repeatable` says that doing it twice is as good as once."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        content = json.dumps(body).encode() if body is not None else None
-        return self._request(
-            "POST", path, headers=headers, content=lambda: content, repeatable=repeatable,
-            timeout_s=timeout_s,
-        )  # fmt: skip
+        return self._send_json("POST", path, body, repeatable=repeatable, timeout_s=timeout_s)
 
-    def send(
+    def create(
+        self, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None
+    ) -> httpx.Response:
+        """Make a thing once, however often it takes to ask; `key` lets a caller ask once more."""
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
+        return self._send_json("POST", path, body, headers=headers, repeatable=True)
+
+    def upload(
         self, path: str, content: Callable[[], Iterable[bytes]], headers: Mapping[str, str]
     ) -> httpx.Response:
-        """Stream a body; `content` opens it anew for each try."""
-        # after the last byte the service checks the file, which takes longer than an answer
-        timeout_s = max(self.timeout_s, 300.0)
-        return self._request("POST", path, headers=headers, content=content, timeout_s=timeout_s)
+        """Make a thing, once, of a body that is streamed; `content` opens it for each try."""
+        return self._request(
+            "POST", path, headers={**headers, "Idempotency-Key": str(uuid.uuid4())},
+            content=content, repeatable=True,
+            # after the last byte the service checks the file, which takes longer than an answer
+            timeout_s=max(self.timeout_s, 300.0),
+        )  # fmt: skip
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """Set fields, which twice is as good as once."""
+        return self._send_json("PATCH", path, body, repeatable=True)
 
     def delete(self, path: str) -> None:
         """Remove something."""
@@ -135,6 +146,17 @@ class Transport:
         finally:
             response.close()
 
+    def _send_json(
+        self, method: str, path: str, body: Mapping[str, Any] | None, *, repeatable: bool,
+        headers: Mapping[str, str] | None = None, timeout_s: float | None = None,
+    ) -> httpx.Response:  # fmt: skip
+        content = None if body is None else json.dumps(body).encode()
+        kind = {} if body is None else {"Content-Type": "application/json"}
+        return self._request(
+            method, path, headers={**kind, **(headers or {})}, content=lambda: content,
+            repeatable=repeatable, timeout_s=timeout_s,
+        )  # fmt: skip
+
     def _request(
         self,
         method: str,
@@ -165,9 +187,9 @@ class Transport:
                 response = self._http.send(request, stream=streamed)
             except httpx.TransportError as error:
                 sent = not isinstance(error, _NEVER_SENT)
-                if tries >= _RETRIES or (sent and not repeatable):
-                    raise self._lost(error, sent=sent) from error
                 unclear = unclear or sent
+                if tries >= _RETRIES or (sent and not repeatable):
+                    raise self._lost(error, sent=unclear) from error
                 wait_s = _backoff_s(tries)
             else:
                 if response.is_success or response.status_code == 304:

@@ -73,6 +73,7 @@ class JobError(View):
     message: str = ""
     stage: str | None = None
     retryable: bool = False
+    details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,14 @@ class Ratio(View):
 
     value: float | None = None
     ci95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throughput(View):
+    """Samples per second at one batch size."""
+
+    batch_size: int = 1
+    samples_per_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +138,8 @@ class Artifact(View):
     speedup: Ratio | None = None
     latency_ms: Latency | None = None
     throughput_per_s: float | None = None
+    throughput: tuple[Throughput, ...] = ()
+    peak_memory_bytes: int | None = None
     quality: Quality | None = None
     fidelity: Fidelity | None = None
 
@@ -141,6 +152,7 @@ class Baseline(View):
     parameters: int | None = None
     latency_ms: Latency | None = None
     throughput_per_s: float | None = None
+    throughput: tuple[Throughput, ...] = ()
     peak_memory_bytes: int | None = None
     quality: Quality | None = None
 
@@ -158,13 +170,24 @@ class Layer(View):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Undelivered(View):
+    """A format that was asked for and could not be made, and why."""
+
+    format: str = ""
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result(View):
     """The figures of a job. `recommended` is the id of an artifact, or None."""
 
     baseline: Baseline = field(default_factory=Baseline)
     artifacts: tuple[Artifact, ...] = ()
+    undelivered: tuple[Undelivered, ...] = ()
     recommended: str | None = None
     layers: tuple[Layer, ...] = ()
+    mixed: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -180,16 +203,61 @@ class Key(View):
     prefix: str = ""
     scopes: tuple[str, ...] = ()
     created_at: datetime | None = None
+    expires_at: datetime | None = None
     revoked_at: datetime | None = None
     key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Project(View):
-    """Owner of models, datasets and jobs."""
+    """Owner of models, datasets and jobs. A limit that is None does not bind.
+
+    `usage` is there only where one project was looked at.
+    """
 
     id: str
     name: str = ""
+    created_at: datetime | None = None
+    limits: Mapping[str, int | None] = field(default_factory=dict)
+    expires_after_s: int | None = None
+    usage: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebhookSecret(View):
+    """What messages are signed with from now on; shown this once."""
+
+    secret: str = field(repr=False)
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(View):
+    """A message about a job: status pending, delivered or failed; `error` is of the last try."""
+
+    id: str
+    job_id: str = ""
+    type: str = ""
+    url: str = ""
+    status: str = "pending"
+    attempts: int = 0
+    response_status: int | None = None
+    error: str | None = None
+    created_at: datetime | None = None
+    delivered_at: datetime | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEvent(View):
+    """A change. `key_id` is None where a command on the server itself made it."""
+
+    id: str
+    action: str = ""
+    subject_id: str = ""
+    project_id: str = ""
+    key_id: str | None = None
+    request_id: str | None = None
+    details: Mapping[str, Any] | None = None
     created_at: datetime | None = None
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields as get_fields
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ from pydantic_settings import BaseSettings
 
 from app.main import create_app
 from app.settings import (
+    AuditSettings,
     BrokerSettings,
     DatabaseSettings,
     LimitSettings,
     Settings,
     StorageSettings,
+    WebhookSettings,
     WorkerSettings,
 )
+from compress.spec import DistillConfig, QatConfig
 from tests.flow.conftest import Service, environment, start
 
 ROOT = Path(__file__).parent.parent
@@ -30,7 +34,8 @@ DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 def settings_in_the_code() -> set[str]:
     classes: tuple[type[BaseSettings], ...] = (
-        Settings, DatabaseSettings, BrokerSettings, StorageSettings, LimitSettings, WorkerSettings,
+        Settings, DatabaseSettings, BrokerSettings, StorageSettings, LimitSettings,
+        AuditSettings, WebhookSettings, WorkerSettings,
     )  # fmt: skip
     return {
         f"{kind.model_config.get('env_prefix', '')}{name}".upper()
@@ -51,7 +56,7 @@ def test_the_api_reference_names_every_path_and_no_other() -> None:
         for method in methods
     }
     text = (ROOT / "docs" / "api.md").read_text()
-    named = set(re.findall(r"`((?:GET|POST|DELETE) /[^`?\s]*)", text))
+    named = set(re.findall(r"`((?:GET|POST|PATCH|DELETE|OPTIONS) /[^`?\s]*)", text))
     named = {re.sub(r"{[^}]+}", "{id}", each) for each in named}
     assert named == routes
 
@@ -68,25 +73,41 @@ def test_files_and_folders_that_the_architecture_names_exist() -> None:
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.flow
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_examples_of_the_readme_run_in_order(tmp_path: Path) -> None:
-    blocks = re.findall(r"<!-- runs: \d -->\n```(python|bash)\n(.*?)```", README, re.S)
-    assert [kind for kind, _ in blocks] == ["python", "bash", "python", "bash"]
-    service: Service = start(tmp_path / "tersor-data")
+def test_the_page_on_training_lists_every_option_with_its_default() -> None:
+    text = (ROOT / "docs" / "training.md").read_text()
+    options = text[text.index("## Options") : text.index("## What one sees")]
+    told: dict[str, str] = {}
+    for names, default in re.findall(r"^\| (`[`\w, ]+`) \| ([^|]*)\|", options, re.M):
+        for name in re.findall(r"\w+", names):
+            told[name] = told.get(name, "") + default
+    fields = {(kind, each) for kind in (DistillConfig, QatConfig) for each in get_fields(kind)}
+    assert told.keys() == {each.name for _, each in fields}
+    for kind, each in fields:
+        if isinstance(each.default, str):
+            assert each.default in told[each.name], (kind, each.name)
+        elif isinstance(each.default, int | float):
+            assert f"{each.default:g}" in told[each.name], (kind, each.name)
+
+
+def run_examples(document: Path, folder: Path) -> list[str]:
+    """Run a document's examples in order, against a service; return what each one printed."""
+    blocks = re.findall(
+        r"<!-- runs: \d -->\n```(python|bash)\n(.*?)```", document.read_text(), re.S
+    )
+    assert blocks
+    service: Service = start(folder / "tersor-data")
     shell: dict[str, Callable[[str], list[str]]] = {
         "python": lambda code: [sys.executable, "-c", code],
         "bash": lambda code: ["bash", "-euo", "pipefail", "-c", code],
     }
+    outputs = []
     try:
-        outputs = []
         for kind, code in blocks:
             done = subprocess.run(
                 shell[kind](code.replace("http://127.0.0.1:8080", service.url)),
-                cwd=tmp_path,
+                cwd=folder,
                 env={
-                    **environment(tmp_path / "state"),
+                    **environment(folder / "state"),
                     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
                 },
                 capture_output=True,
@@ -98,7 +119,37 @@ def test_the_examples_of_the_readme_run_in_order(tmp_path: Path) -> None:
             outputs.append(done.stdout)
     finally:
         service.stop()
+    return outputs
+
+
+@pytest.mark.flow
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_examples_of_the_readme_run_in_order(tmp_path: Path) -> None:
+    outputs = run_examples(ROOT / "README.md", tmp_path)
+    assert len(outputs) == 4
     assert "model.int8.torchscript.pt" in outputs[1]
     assert re.search(r"[23]\.\dx smaller, (not_)?faster", outputs[2])
     assert (tmp_path / "out" / "model.int8.torchscript.pt").stat().st_size > 0
     assert "torch.Size([5, 10])" in outputs[3]
+
+
+@pytest.mark.flow
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_examples_of_the_page_on_training_run_in_order(tmp_path: Path) -> None:
+    outputs = run_examples(ROOT / "docs" / "training.md", tmp_path)
+    assert len(outputs) == 5
+    for printed in (outputs[1], outputs[2]):
+        teacher, before, after = map(
+            float, re.findall(r"(?:teacher|before|after) ([\d.]+)", printed)
+        )
+        assert before < after
+        assert after > teacher - 0.05
+    taught, learned = map(float, re.findall(r"(?:teacher|student) (0\.\d+|1\.0+)", outputs[3]))
+    assert learned > taught - 0.05
+    smaller = re.search(r"([\d.]+)x smaller in all", outputs[3])
+    assert smaller is not None
+    assert float(smaller[1]) > 6
+    assert "model.int8.torchscript.pt" in outputs[4]
+    assert "model.int8.onnx" in outputs[4]

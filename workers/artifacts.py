@@ -16,8 +16,10 @@ from workers.heartbeat import Heartbeat
 from workers.job_folder import output_file
 from workers.lease import Claim, LeaseLost
 
-REPORTS = {"manifest.json": "json"}
+REPORTS = {"manifest.json": "json", "report.html": "html"}
 """Files that come with every job, beside the compressed models: name to format."""
+_CURVE = "report.html"
+"""Where the curve of a training is drawn."""
 
 
 class BadOutput(Exception):
@@ -62,17 +64,24 @@ def store_result(
                 "id": row.id,
                 "size_bytes": row.size_bytes,
                 "sha256": row.sha256,
-                "url": f"/v1/artifacts/{row.id}/content",
+                "url": _url(row.id),
             }
         )
-    ids = {row.name: row.id for row in rows}
+    models = {row.name: row.id for row in rows}
     for name, format in REPORTS.items():
         if output_file(folder, name) is not None:
             rows.append(_store(store, claim, folder, name, "report", format, heartbeat))
-    return StoredResult(
-        {**result, "artifacts": reports, "recommended": ids.get(result.get("recommended", ""))},
-        rows,
-    )
+    told: dict[str, Any] = {
+        **result, "artifacts": reports, "recommended": models.get(result.get("recommended", ""))
+    }  # fmt: skip
+    curve = next((row.id for row in rows if row.name == _CURVE and row.kind == "report"), None)
+    if isinstance(training := result.get("training"), dict) and curve is not None:
+        told["training"] = {**training, "curve_url": _url(curve)}
+    return StoredResult(told, rows)
+
+
+def _url(artifact_id: str) -> str:
+    return f"/v1/artifacts/{artifact_id}/content"
 
 
 def _artifact_reports(result: Mapping[str, Any]) -> list[dict[str, Any]]:

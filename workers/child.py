@@ -15,20 +15,22 @@ import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 import compress.pipeline
+from compress.measure.memory import ForkedProcess, MemoryProbe
 from compress.result import Inputs, Result
 from compress.spec import TensorSpec
 from workers.failures import Failure, describe
 from workers.order import Order, load_order
-from workers.sandbox import die_with_parent, lock_down
+from workers.sandbox import Confinement, die_with_parent, lock_down
 
 EVENTS_FD = 3
+_CURVE_ROWS = 1000
 
 
 class EventPipe:
@@ -94,8 +96,10 @@ def _run(folder: Path, pipe: EventPipe) -> int:
         order = load_order(folder)
         os.nice(order.nice)
         torch.set_num_threads(order.spec.threads)
-        lock_down(order.limits)
-        pipe.send(kind="result", result=_engine(order, folder, pipe))
+        measuring = _fork_measuring(order, folder) if order.kind == "job" else None
+        kept = [Path(order.checkpoints)] if order.checkpoints is not None else []
+        _confine(order, read=["inputs"], write=["out", "scratch"], folder=folder, kept=kept)
+        pipe.send(kind="result", result=_engine(order, folder, pipe, measuring))
     except Exception as error:
         failure: Failure = describe(error)
         traceback.print_exc()
@@ -105,18 +109,59 @@ def _run(folder: Path, pipe: EventPipe) -> int:
     return 0
 
 
-def _engine(order: Order, folder: Path, pipe: EventPipe) -> dict[str, Any]:
+def _fork_measuring(order: Order, folder: Path) -> ForkedProcess:
+    """Start the process that measures memory, which this one could not once it is locked down."""
+    return ForkedProcess(
+        confine=lambda: lock_down(Confinement(limits=order.limits, forks=True, mode=order.sandbox)),
+        confine_copy=lambda: _confine(
+            order, read=["inputs", "out"], write=["scratch"], folder=folder
+        ),
+    )
+
+
+def _confine(
+    order: Order, *, read: list[str], write: list[str], folder: Path, kept: Sequence[Path] = ()
+) -> None:
+    lock_down(
+        Confinement(
+            limits=order.limits,
+            readable=tuple(folder / name for name in read),
+            writable=(*(folder / name for name in write), *kept),
+            cuda=order.spec.device == "cuda",
+            mode=order.sandbox,
+        )
+    )
+
+
+def _engine(
+    order: Order, folder: Path, pipe: EventPipe, measuring: ForkedProcess | None
+) -> dict[str, Any]:
     files = {role: folder / "inputs" / name for role, name in order.inputs.items()}
     inputs = Inputs(
         model=files["model"],
         calibration=files.get("calibration"),
         evaluation=files.get("evaluation"),
         model_inputs=tuple(_tensor_spec(declared) for declared in order.model_inputs),
+        training=files.get("training"),
+        student=files.get("student"),
+        checkpoints=Path(order.checkpoints) if order.checkpoints is not None else None,
     )
     if order.kind == "preflight":
         return dict(compress.pipeline.preflight(order.spec, inputs, pipe))
-    result: Result = compress.pipeline.run(order.spec, inputs, pipe, folder / "out")
-    return result.to_dict()
+    result: Result = compress.pipeline.run(
+        order.spec, inputs, pipe, folder / "out", lambda: MemoryProbe(measuring)
+    )
+    return _shorten_curve(result.to_dict())
+
+
+def _shorten_curve(result: dict[str, Any]) -> dict[str, Any]:
+    """Of a training of very many epochs keep some, evenly; `manifest.json` has them all."""
+    curve = (result.get("training") or {}).get("curve") or []
+    if len(curve) <= _CURVE_ROWS:
+        return result
+    last = len(curve) - 1
+    picked = [curve[index * last // (_CURVE_ROWS - 1)] for index in range(_CURVE_ROWS)]
+    return {**result, "training": {**result["training"], "curve": picked}}
 
 
 def _tensor_spec(declared: Mapping[str, Any]) -> TensorSpec:
@@ -144,8 +189,10 @@ def _clean_environment(folder: Path) -> None:
     scratch = str(folder / "scratch")
     os.environ.clear()
     os.environ.update(
-        HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", PATH="/usr/bin:/bin", PYTHONHASHSEED="0"
-    )
+        HOME=scratch, TMPDIR=scratch, LANG="C.UTF-8", PATH="/usr/bin:/bin", PYTHONHASHSEED="0",
+        USER="job",  # or who asks for it reads /etc/passwd, which is out of reach
+    )  # fmt: skip
+    sys.dont_write_bytecode = True
     os.chdir(scratch)
     tempfile.tempdir = None  # found anew, in the scratch folder
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.db import utc_now, wake
 from app.jobs.tables import Artifact, Job
 from app.queue import QueueName
+from app.webhooks.outbox import announce_end
 from workers.failures import Failure
 from workers.lease import LeaseLost, add_event, write
 
@@ -146,4 +147,5 @@ def _end(
         session, attempt.job_id, "status", status if error is None else f"failed: {error['code']}",
         {"status": status, **({"error": error} if error else {})}, level,
     )  # fmt: skip
+    announce_end(session, attempt.job_id)
     return status

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import signal
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from app.errors import StorageFull
 from compress.errors import CompressError, OutOfMemory
+from workers.sandbox import SandboxIncomplete
 
 _OUT_OF_MEMORY_TEXTS = (
     "not enough memory",
@@ -31,6 +33,7 @@ class Failure:
     message: str
     stage: str | None = None
     retryable: bool = False
+    details: Mapping[str, Any] | None = None
 
     def at(self, stage: str | None) -> Failure:
         """Return a copy that names the stage, unless it names one already."""
@@ -47,14 +50,19 @@ def describe(error: BaseException) -> Failure:
     An unknown exception's text may hold paths, so it goes to the log alone.
     """
     if isinstance(error, CompressError):
-        return Failure(error.code, error.message, retryable=error.retryable)
-    if isinstance(error, StorageFull) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    ):
+        return Failure(error.code, error.message, retryable=error.retryable, details=error.details)
+    if isinstance(error, StorageFull) or is_full_disk(error):
         return Failure(
             "storage_full",
             "The server has no room left for this job's files. Delete models, datasets or jobs, "
             "or ask the operator for space, then submit the job again.",
+            retryable=True,
+        )
+    if isinstance(error, SandboxIncomplete):
+        return Failure(
+            "sandbox_incomplete",
+            f"The server requires walls around jobs that its kernel lacks ({error}). Tell the "
+            "operator.",
             retryable=True,
         )
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
@@ -78,6 +86,16 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY_TEXTS)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return True also for what torch makes of a failed write: the reason is its context."""
+    while not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        before = error.__cause__ or error.__context__
+        if before is None:
+            return False
+        error = before
+    return True
 
 
 def memory_exceeded() -> Failure:

@@ -5,33 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.db import Database, utc_now
+from app.db import Database
 from workers.lease import Claim, LeaseLost, add_event, look, renew
+from workers.sieve import Note, Sieve
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 0.5
 _LOOK_S = 1.0
-_EVENTS_KEPT = 5000
-
-
-@dataclass(frozen=True)
-class Note:
-    """One event of the engine."""
-
-    type: str
-    message: str
-    data: Mapping[str, Any] | None = None
-    level: str = "info"
-    at: datetime = field(default_factory=utc_now)
 
 
 class Heartbeat:
@@ -51,7 +37,8 @@ class Heartbeat:
         self._lock = threading.Lock()
         self._values: dict[str, Any] = {}
         self._notes: list[Note] = []
-        self._noted = 0
+        self._peak_memory_bytes = 0
+        self._sieve = Sieve()
         self._stopped = threading.Event()
         self._began = time.monotonic()
         self._renewed = self._looked = self._began
@@ -80,15 +67,22 @@ class Heartbeat:
         with self._lock:
             self._values.update(progress=fraction, message=message, eta_seconds=eta_s)
 
-    def report_event(self, note: Note) -> None:
-        """Something worth keeping happened. A model that floods us is cut off."""
+    def report_memory(self, memory_bytes: int) -> None:
+        """The job's process has so much memory; only the most counts, in steps worth a write."""
         with self._lock:
-            self._noted += 1
-            if self._noted == _EVENTS_KEPT:
+            if memory_bytes > self._peak_memory_bytes * 1.05:
+                self._peak_memory_bytes = memory_bytes
+                self._values.update(peak_memory_bytes=memory_bytes)
+
+    def report_event(self, note: Note) -> None:
+        """Something happened; whether it is worth keeping, the sieve says."""
+        with self._lock:
+            verdict = self._sieve.judge(note)
+            if verdict == "last":
                 note = Note(
                     "log", "too many events: the following ones are dropped", None, "warning"
                 )
-            if self._noted <= _EVENTS_KEPT:
+            if verdict != "drop":
                 self._notes.append(note)
 
     def write_rest(self, session: Session) -> None:

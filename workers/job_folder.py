@@ -21,10 +21,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.datasets.tables import Dataset
-from app.jobs.tables import JobDataset
+from app.jobs.tables import Job, JobDataset
 from app.models.tables import Model
 from app.settings import Settings
-from app.storage import BlobStore, content_key, raise_if_full
+from app.storage import BlobStore, content_key
+from app.storage_files import raise_if_full
+from compress.spec import TrainingConfig
+from workers.checkpoints import take_over
 from workers.failures import Failure
 from workers.lease import Claim
 from workers.order import Order, spec_from_request
@@ -45,7 +48,10 @@ class InputsGone(Exception):
 
 @dataclass(frozen=True)
 class JobFiles:
-    """What a job reads: role to content hash and file suffix, and the model's declared inputs."""
+    """What a job reads: role to content hash and file suffix, and the model's declared inputs.
+
+    `model_bytes` is the size of all its models.
+    """
 
     files: Mapping[str, tuple[str, str]]
     model_inputs: tuple[Mapping[str, Any], ...]
@@ -85,18 +91,25 @@ def find_files(session: Session, claim: Claim) -> JobFiles:
         InputsGone: a model or dataset is not there.
     """
     model = session.get(Model, claim.model_id)
+    student_id = session.scalar(select(Job.student_model_id).where(Job.id == claim.job_id))
+    student = session.get(Model, student_id) if student_id is not None else None
     datasets = session.execute(
         select(JobDataset.role, Dataset.sha256, Dataset.format)
         .join_from(JobDataset, Dataset, Dataset.id == JobDataset.dataset_id, isouter=True)
         .where(JobDataset.job_id == claim.job_id)
     ).all()
-    if model is None or any(row.sha256 is None for row in datasets):
+    if (
+        model is None
+        or (student_id is not None and student is None)
+        or any(row.sha256 is None for row in datasets)
+    ):
         raise InputsGone
-    files = {row.role: (row.sha256, f".{row.format}") for row in datasets}
+    models = {"model": model} | ({"student": student} if student is not None else {})
     return JobFiles(
-        files={"model": (model.sha256, ".pt"), **files},
+        files={role: (each.sha256, ".pt") for role, each in models.items()}
+        | {row.role: (row.sha256, f".{row.format}") for row in datasets},
         model_inputs=tuple(model.inputs or ()),
-        model_bytes=model.size_bytes,
+        model_bytes=sum(each.size_bytes for each in models.values()),
     )
 
 
@@ -119,9 +132,11 @@ def fill(
         for role, (sha256, suffix) in job_files.files.items():
             names[role] = f"{role}{suffix}"
             store.fetch(content_key(sha256), folder / "inputs" / names[role])
+        spec = spec_from_request(claim.spec, settings.worker.threads)
+        trains = claim.kind == "job" and isinstance(spec.config, TrainingConfig)
         order = Order(
             kind=claim.kind,
-            spec=spec_from_request(claim.spec, settings.worker.threads),
+            spec=spec,
             inputs=names,
             model_inputs=job_files.model_inputs,
             limits=Limits(
@@ -130,6 +145,8 @@ def fill(
                 file_bytes=_FREE_FILE_BYTES + _FILE_BYTES_PER_MODEL_BYTE * job_files.model_bytes,
             ),
             nice=settings.worker.nice,
+            checkpoints=str(take_over(settings, claim)) if trains else None,
+            sandbox=settings.sandbox,
         )
         order.save(folder)
     except FileNotFoundError as error:

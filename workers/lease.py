@@ -32,6 +32,7 @@ class Claim:
     timeout_s: int
     fence: int
     attempt: int
+    request_id: str | None = None
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ def claim(session: Session, queues: Sequence[str], owner: str, lease_s: float) -
         )
         .returning(
             Job.id, Job.project_id, Job.kind, Job.method, Job.queue, Job.spec, Job.model_id,
-            Job.timeout_s, Job.fence, Job.attempt,
+            Job.timeout_s, Job.fence, Job.attempt, Job.request_id,
         )
         .execution_options(synchronize_session=False)
     ).one_or_none()  # fmt: skip

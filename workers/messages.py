@@ -107,12 +107,14 @@ def _message(content: Mapping[str, Any]) -> Message:
         return Finished(content["result"])
     if kind == "error":
         error = content["error"]
+        details = error.get("details")
         return Failed(
             Failure(
                 _text(error["code"])[:64],
                 _text(error["message"]),
                 stage=error["stage"] if error["stage"] in _STAGES else None,
                 retryable=error["retryable"] is True,
+                details=details if isinstance(details, dict) else None,
             )
         )
     raise BadMessage(f"unknown message {str(kind)[:40]}")

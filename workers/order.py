@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.spec import METHODS, EngineSpec
-from workers.sandbox import Limits
+from workers.sandbox import Limits, Mode
 
 FILE_NAME = "order.json"
 
@@ -21,10 +21,13 @@ class Order:
     Attributes:
         kind: `job` or `preflight`.
         spec: For the engine.
-        inputs: Role (model, calibration, evaluation) to file name in the folder `inputs`.
+        inputs: Role (model, student, calibration, evaluation, training) to file name in the folder
+            `inputs`.
         model_inputs: Shapes declared at the model's upload.
         limits: What the process may use.
         nice: Politeness towards the API.
+        checkpoints: Folder that outlives the attempt, of a job that trains.
+        sandbox: How much of the sandbox must stand.
     """
 
     kind: str
@@ -33,6 +36,8 @@ class Order:
     model_inputs: tuple[Mapping[str, Any], ...]
     limits: Limits
     nice: int
+    checkpoints: str | None = None
+    sandbox: Mode = "on"
 
     def save(self, folder: Path) -> None:
         """Write the order into a job's folder."""
@@ -49,6 +54,8 @@ def load_order(folder: Path) -> Order:
         model_inputs=tuple(content["model_inputs"]),
         limits=Limits(**content["limits"]),
         nice=content["nice"],
+        checkpoints=content["checkpoints"],
+        sandbox=content["sandbox"],
     )
 
 

@@ -171,8 +171,8 @@ class Spawner:
         operation = message.pop("op")
         if operation == "ready":
             self.machine = message
+            self._on_ready()  # it may find that no job shall run here
             self._ready.set()
-            self._on_ready()
             return
         with self._lock:
             child = self._children[message["id"]]

@@ -13,11 +13,13 @@ from sqlalchemy.orm import Session
 
 from app.db import Database
 from app.errors import StorageFull
-from app.jobs.tables import Job
+from app.jobs.tables import FINISHED, Job
+from app.logs import request_id_var
 from app.settings import Settings
 from app.storage import BlobStore, artifact_prefix
 from workers import endings
 from workers.artifacts import BadOutput, StoredResult, store_result
+from workers.checkpoints import remove_checkpoints
 from workers.failures import Failure, crashed, describe, ending, worker_lost
 from workers.heartbeat import Heartbeat
 from workers.identity import own_name
@@ -75,6 +77,8 @@ class Supervisor:
             if not self._spawner.wait_ready(_ZYGOTE_TIMEOUT_S):
                 log.error("the zygote does not start; jobs stay queued")
                 return
+            if self._stopping.is_set():
+                return
             try:
                 with self._database.write() as session:
                     claimed = claim(
@@ -88,6 +92,13 @@ class Supervisor:
             self._run(claimed)
 
     def _run(self, claimed: Claim) -> None:
+        token = request_id_var.set(claimed.request_id)
+        try:
+            self._run_known(claimed)
+        finally:
+            request_id_var.reset(token)
+
+    def _run_known(self, claimed: Claim) -> None:
         log.info("job started, attempt %d", claimed.attempt, extra={"job_id": claimed.job_id})
         worker = self._settings.worker
         heartbeat = Heartbeat(
@@ -207,6 +218,8 @@ class Supervisor:
 
         status = persist(self._database, write, self._stopping, claimed.job_id)
         log.info("job %s", status, extra={"job_id": claimed.job_id})
+        if status in FINISHED:
+            remove_checkpoints(self._settings, claimed.job_id)
         self._delete_artifacts(claimed, claimed.fence - (status == "succeeded"))
 
     def _delete_unless_ours(self, claimed: Claim) -> None:

@@ -12,13 +12,20 @@ from typing import Any, cast
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.audit.repository import forget_old
 from app.db import Database, utc_now, wake
+from app.idempotency.repository import forget_answers
 from app.jobs.repository import delete_jobs
-from app.jobs.tables import Job, WorkerSeen
+from app.jobs.tables import FINISHED, Job, WorkerSeen
+from app.metrics.tally import tally_jobs
+from app.projects.retention import remove_expired
 from app.queue import QueueName
 from app.settings import Settings
 from app.storage import BlobStore, artifact_prefix
+from app.uploads.expiry import remove_expired as remove_expired_uploads
+from app.uploads.expiry import remove_orphans
 from workers import endings
+from workers.checkpoints import checkpoints_folder, remove_checkpoints
 from workers.expiries import Expiries, Owned
 from workers.failures import worker_lost
 from workers.identity import is_known_dead, own_name
@@ -81,8 +88,14 @@ class Sweeper:
             self.release_dead,
             self.send_again,
             self.remove_leftovers,
+            self.remove_checkpoints,
+            self.remove_uploads,
             self.forget_workers,
             self.forget_preflights,
+            self.forget_audit_events,
+            self.forget_answers,
+            self.tally_jobs,
+            self.remove_expired,
         )
         for duty in duties:
             try:
@@ -189,6 +202,27 @@ class Sweeper:
             remove_folder(folder / name)
             log.info("leftover folder %s removed", name)
 
+    def remove_checkpoints(self) -> None:
+        """Remove checkpoints of jobs that have ended: no attempt will go on from them."""
+        folder = checkpoints_folder(self._settings)
+        job_ids = [path.name for path in folder.iterdir()] if folder.exists() else []
+        if not job_ids:
+            return
+        with self._database.read() as session:
+            unfinished = session.scalars(
+                select(Job.id).where(Job.id.in_(job_ids), Job.status.not_in(FINISHED))
+            ).all()
+        for job_id in set(job_ids).difference(unfinished):
+            remove_checkpoints(self._settings, job_id)
+            log.info("checkpoints removed", extra={"job_id": job_id})
+
+    def remove_uploads(self) -> None:
+        """Remove uploads whose next piece never came."""
+        if removed := remove_expired_uploads(self._database, self._store):
+            log.info("%d unfinished uploads expired", removed)
+        if removed := remove_orphans(self._database, self._store):
+            log.info("%d parts of uploads removed that nobody knew", removed)
+
     def forget_workers(self) -> None:
         """Remove workers from the list that are known to be dead, or silent for long."""
         with self._database.read() as session:
@@ -212,6 +246,23 @@ class Sweeper:
         if old:
             with self._database.write() as session:
                 delete_jobs(session, old)
+
+    def forget_audit_events(self) -> None:
+        """Remove what the audit log has kept for long enough."""
+        forget_old(self._database, self._settings.audit.kept_days, _ROWS_AT_ONCE)
+
+    def forget_answers(self) -> None:
+        """Remove answers that were kept, for requests sent again, for a day."""
+        forget_answers(self._database, _ROWS_AT_ONCE)
+
+    def tally_jobs(self) -> None:
+        """Count jobs that have ended, for /metrics."""
+        tally_jobs(self._database, _ROWS_AT_ONCE)
+
+    def remove_expired(self) -> None:
+        """Remove what projects keep no longer."""
+        if removed := remove_expired(self._database, self._store, _ROWS_AT_ONCE):
+            log.info("%d expired jobs, models and datasets removed", removed)
 
     def _run(self) -> None:
         while not self._stopped.is_set():

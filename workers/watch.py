@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from workers.failures import Failure, memory_exceeded, timed_out
-from workers.heartbeat import Heartbeat, Note
+from workers.heartbeat import Heartbeat
 from workers.messages import (
     BadMessage,
     Failed,
@@ -24,6 +24,7 @@ from workers.messages import (
     Progressed,
     StageBegan,
 )
+from workers.sieve import Note
 from workers.spawner import Child
 
 log = logging.getLogger(__name__)
@@ -100,7 +101,9 @@ class Watch:
                     self._outcome = self._must_end(now > deadline)
                 if self._outcome is None and now >= memory_check_at:
                     memory_check_at = now + _MEMORY_CHECK_S
-                    if _memory_bytes(self._child.pid) > self._bounds.memory_bytes:
+                    memory_bytes = _memory_bytes(self._child.pid)
+                    self._heartbeat.report_memory(memory_bytes)
+                    if memory_bytes > self._bounds.memory_bytes:
                         self._outcome = Outcome("error", failure=memory_exceeded())
         finally:
             # once the engine has spoken, the process gets a moment to end by itself

@@ -17,10 +17,12 @@ from app.queue import Publisher
 from app.settings import Settings
 from app.storage import open_store
 from workers.celery_app import create_celery
+from workers.sandbox import ALWAYS, missing_layers
 from workers.spawner import Spawner
 from workers.supervisor import Supervisor
 from workers.sweeper import Sweeper
 from workers.tasks import register_tasks
+from workers.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,9 @@ class Worker:
             queues=self._queues,
             slots=slots,
             running=lambda: self._supervisor.running,
-            machine=lambda: self._spawner.machine,
+            machine=self._describe_machine,
         )
+        self._webhooks = WebhookSender(settings, self._database)
         self._celery = create_celery(settings)
         register_tasks(self._celery, self._supervisor.work_off)
 
@@ -63,6 +66,7 @@ class Worker:
         stopper.start()
         self._spawner.start()
         self._sweeper.start()
+        self._webhooks.start()
         receiver = self._celery.Worker(
             hostname=f"{'-'.join(self._queues)}-{os.getpid()}@{socket.gethostname()}",
             queues=list(self._queues),
@@ -85,11 +89,29 @@ class Worker:
         stopper.join()  # it ends the process
         return self._status
 
+    def _describe_machine(self) -> dict[str, Any]:
+        """Return what the zygote found, and of the walls those that jobs really get."""
+        machine = dict(self._spawner.machine)
+        if self._settings.sandbox == "off" and "sandbox" in machine:
+            machine["sandbox"] = {
+                name: stands and name in ALWAYS for name, stands in machine["sandbox"].items()
+            }
+        return machine
+
     def _on_zygote_ready(self) -> None:
         log.info("ready to run jobs: %s", dict(self._spawner.machine))
-        missing = [name for name, up in self._spawner.machine.get("sandbox", {}).items() if not up]
-        if missing:
-            log.warning("this kernel lacks layers of the sandbox: %s", ", ".join(missing))
+        mode = self._settings.sandbox
+        missing = ", ".join(missing_layers(self._spawner.machine.get("sandbox", {})))
+        if mode == "off":
+            log.warning("TERSOR_SANDBOX=off: models run with limits, but without walls")
+        elif missing and mode == "require":
+            log.error(
+                "this kernel lacks layers of the sandbox: %s. TERSOR_SANDBOX=require lets no job "
+                "run without them; use a kernel that has them, or TERSOR_SANDBOX=on", missing,
+            )  # fmt: skip
+            self._stopping.set()
+        elif missing:
+            log.warning("this kernel lacks layers of the sandbox: %s", missing)
         self._sweeper.poke()
 
     def _on_shutdown(self, **_details: Any) -> None:
@@ -106,6 +128,7 @@ class Worker:
         deadline = time.monotonic() + _GIVE_BACK_TIMEOUT_S
         while self._supervisor.running and time.monotonic() < deadline:
             time.sleep(0.02)
+        self._webhooks.stop()
         self._spawner.stop()
         self._sweeper.stop(_STOP_TIMEOUT_S)
         self._publisher.close(_STOP_TIMEOUT_S)

@@ -23,10 +23,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+import torch._dynamo  # torch imports it to run without numbers and to train, which takes seconds
 
 from workers.child import become_child
-from workers.sandbox import Limits, die_with_parent, lock_down
+from workers.sandbox import Confinement, Limits, die_with_parent, lock_down
 
 _MESSAGE_BYTES = 65536
 
@@ -111,7 +111,7 @@ def _try_sandbox() -> dict[str, bool]:
     if pid == 0:
         try:
             limits = Limits(memory_bytes=2**30, cpu_s=60, file_bytes=2**20)
-            os.write(write, json.dumps(lock_down(limits)).encode())
+            os.write(write, json.dumps(lock_down(Confinement(limits=limits))).encode())
         finally:
             os._exit(0)
     os.close(write)

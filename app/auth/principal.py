@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from app.audit.actor import actor_var
 from app.auth.repository import find_key
 from app.errors import Forbidden, Unauthorized
+from app.projects.tables import Project
 from app.state import services
 
 bearer = HTTPBearer(
@@ -25,6 +28,11 @@ class Principal:
     key_id: str
     project_id: str
     scopes: frozenset[str]
+    expires_at: datetime | None = None
+
+    def may_manage(self, project_id: str) -> bool:
+        """Return whether the project is the key's own, or the key an admin's."""
+        return project_id == self.project_id or "admin" in self.scopes
 
 
 def require(scope: str) -> Callable[..., Principal]:
@@ -36,13 +44,22 @@ def require(scope: str) -> Callable[..., Principal]:
     ) -> Principal:
         if credentials is None:
             raise Unauthorized("Send a key: Authorization: Bearer tsr_… (see `tersor keys`).")
-        with services(request).database.read() as session:
+        state = services(request)
+        with state.database.read() as session:
             key = find_key(session, credentials.credentials)
-        if key is None:
-            raise Unauthorized("This key is not known or was revoked. Make one: tersor keys create")
+            project = None if key is None else session.get_one(Project, key.project_id)
+        if key is None or project is None:
+            raise Unauthorized(
+                "This key is not known, was revoked or has expired. Make one: tersor keys create"
+            )
+        actor = actor_var.get()
+        if actor is not None:
+            actor.key_id, actor.project_id = key.id, key.project_id
+        if project.requests_per_s_max is not None:
+            state.rate_limiter.check(project.id, project.requests_per_s_max)
         if scope not in key.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}; use one that has it.")
-        return Principal(key.id, key.project_id, frozenset(key.scopes))
+        return Principal(key.id, key.project_id, frozenset(key.scopes), key.expires_at)
 
     return authenticate
 

@@ -1,4 +1,4 @@
-"""Keys and projects."""
+"""Keys: make, list, revoke."""
 
 from __future__ import annotations
 
@@ -6,25 +6,18 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.auth import repository, service
-from app.auth.principal import Admin, Reader, Writer
-from app.auth.schemas import (
-    KeyCreate,
-    KeyCreated,
-    KeyQuery,
-    KeyView,
-    ProjectCreate,
-    ProjectView,
-)
+from app.auth import service
+from app.auth.principal import Reader, Writer
+from app.auth.schemas import KeyCreate, KeyCreated, KeyQuery, KeyView
 from app.problems import BODY, GUARDED, INVALID, document
-from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
+from app.responses import NOT_MODIFIED, Page, json_answer, take_page
 from app.state import services
 
-router = APIRouter(prefix="/v1", tags=["keys"])
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
 
 
 @router.post(
-    "/keys",
+    "",
     status_code=201,
     response_model=KeyCreated,
     responses=document(BODY | GUARDED | {422: ["invalid_request", "project_not_found"]}),
@@ -37,7 +30,7 @@ def create_key(request: Request, principal: Writer, body: KeyCreate) -> Response
 
 
 @router.get(
-    "/keys",
+    "",
     response_model=Page[KeyView],
     responses=document(GUARDED | INVALID) | NOT_MODIFIED,
 )
@@ -51,7 +44,7 @@ def list_keys(request: Request, principal: Reader, query: Annotated[KeyQuery, Qu
 
 
 @router.delete(
-    "/keys/{key_id}",
+    "/{key_id}",
     status_code=204,
     responses=document(GUARDED | {404: ["not_found"], 422: ["invalid_request"]}),
 )
@@ -59,31 +52,3 @@ def revoke_key(request: Request, principal: Writer, key_id: str) -> Response:
     """Revoke a key, at once and for good."""
     service.revoke_key(services(request).database, principal, key_id)
     return Response(status_code=204)
-
-
-@router.post(
-    "/projects",
-    status_code=201,
-    response_model=ProjectView,
-    responses=document(BODY | GUARDED | INVALID | {409: ["name_taken"]}),
-)
-def create_project(request: Request, _principal: Admin, body: ProjectCreate) -> Response:
-    """Make a project."""
-    with services(request).database.write() as session:
-        project = repository.create_project(session, body.name)
-    return json_answer(request, ProjectView.model_validate(project), status=201)
-
-
-@router.get(
-    "/projects",
-    response_model=Page[ProjectView],
-    responses=document(GUARDED | INVALID) | NOT_MODIFIED,
-)
-def list_projects(
-    request: Request, _principal: Admin, query: Annotated[PageQuery, Query()]
-) -> Response:
-    """List all projects, newest first."""
-    with services(request).database.read() as session:
-        projects = repository.list_projects(session, query.limit + 1, query.after)
-    views = [ProjectView.model_validate(project) for project in projects]
-    return json_answer(request, take_page(views, query.limit))

@@ -1,4 +1,4 @@
-"""Bodies of keys and projects."""
+"""Bodies of keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from app.fields import Name, ProjectId
+from app.fields import FutureTime, Name, ProjectId
 from app.responses import PageQuery
 
 Scope = Literal["read", "write", "admin"]
@@ -22,6 +22,8 @@ class KeyCreate(BaseModel):
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=3)] = ["read", "write"]
     project_id: ProjectId | None = None
     """Another project; only a key with the scope `admin` may ask for that."""
+    expires_at: FutureTime | None = None
+    """When it stops to work; at the latest when the asking key does."""
 
 
 class KeyView(BaseModel):
@@ -35,6 +37,7 @@ class KeyView(BaseModel):
     prefix: str
     scopes: list[Scope]
     created_at: datetime
+    expires_at: datetime | None
     revoked_at: datetime | None
 
 
@@ -49,21 +52,3 @@ class KeyQuery(PageQuery):
 
     project_id: ProjectId | None = None
     """Another project's; only for a key with the scope `admin`."""
-
-
-class ProjectCreate(BaseModel):
-    """A new project."""
-
-    model_config = {"extra": "forbid"}
-
-    name: Name
-
-
-class ProjectView(BaseModel):
-    """Owner of models, datasets and jobs."""
-
-    model_config = {"from_attributes": True}
-
-    id: str
-    name: str
-    created_at: datetime

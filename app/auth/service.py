@@ -1,14 +1,18 @@
-"""What may be done with keys and projects, and by whom."""
+"""What may be done with keys, and by whom."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from app.audit.repository import record
 from app.auth import repository
 from app.auth.principal import Principal
 from app.auth.schemas import KeyCreate
-from app.auth.tables import ApiKey, Project
+from app.auth.tables import ApiKey
 from app.db import Database, utc_now
 from app.errors import FieldError, Forbidden, NotFound, Unprocessable
 from app.fields import is_id
+from app.projects.tables import Project
 
 
 def create_key(database: Database, principal: Principal, request: KeyCreate) -> tuple[ApiKey, str]:
@@ -24,7 +28,14 @@ def create_key(database: Database, principal: Principal, request: KeyCreate) -> 
                 code="project_not_found",
                 errors=[FieldError("/project_id", "There is no such project.")],
             )
-        return repository.create_key(session, project_id, request.name, request.scopes)
+        key, token = repository.create_key(
+            session, project_id, request.name, request.scopes, _expiry(principal, request)
+        )
+        record(
+            session, "key.create", project_id, key.id, name=key.name, scopes=key.scopes,
+            expires_at=None if key.expires_at is None else key.expires_at.isoformat(),
+        )  # fmt: skip
+        return key, token
 
 
 def list_keys(
@@ -39,18 +50,30 @@ def revoke_key(database: Database, principal: Principal, key_id: str) -> None:
     """Revoke a key of the project; an admin may revoke any. Doing it twice is no error."""
     with database.write() as session:
         key = session.get(ApiKey, key_id) if is_id(key_id, "key") else None
-        if key is None or (
-            key.project_id != principal.project_id and "admin" not in principal.scopes
-        ):
+        if key is None or not principal.may_manage(key.project_id):
             raise NotFound("There is no such key.")
         if set(key.scopes) - principal.scopes:
             raise Forbidden("A key cannot revoke one that may do more than itself.")
-        key.revoked_at = key.revoked_at or utc_now()
+        if key.revoked_at is None:
+            key.revoked_at = utc_now()
+            record(session, "key.revoke", key.project_id, key.id)
+
+
+def _expiry(principal: Principal, request: KeyCreate) -> datetime | None:
+    """Return when the new key expires; a key cannot live on in one that it made."""
+    if principal.expires_at is None:
+        return request.expires_at
+    if request.expires_at is not None and request.expires_at > principal.expires_at:
+        raise Forbidden(
+            f"This key expires at {principal.expires_at.isoformat()} and cannot make one that "
+            "lives longer."
+        )
+    return request.expires_at or principal.expires_at
 
 
 def _project(principal: Principal, asked: str | None) -> str:
-    if asked is None or asked == principal.project_id:
+    if asked is None:
         return principal.project_id
-    if "admin" not in principal.scopes:
+    if not principal.may_manage(asked):
         raise Forbidden("Only a key with the scope 'admin' may manage another project's keys.")
     return asked

@@ -1,4 +1,4 @@
-"""Tables of projects and their keys."""
+"""Table of projects' keys."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
-
-
-class Project(Base):
-    """Owner of every other resource."""
-
-    __tablename__ = "projects"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    created_at: Mapped[datetime]
 
 
 class ApiKey(Base):
@@ -33,4 +23,5 @@ class ApiKey(Base):
     token_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     scopes: Mapped[list[Any]]
     created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

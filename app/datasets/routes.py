@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import TypeAdapter
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.principal import Reader, Writer
 from app.datasets import repository, service
-from app.datasets.schemas import DatasetView
+from app.datasets.schemas import DatasetFromUpload, DatasetView
+from app.datasets.tables import Dataset
 from app.downloads import CONTENT, content_answer
+from app.idempotency.answers import IdempotencyKey, answer_once
+from app.incoming import is_json, parse_json
 from app.multipart import receive_upload
 from app.problems import GUARDED, document
 from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
@@ -19,18 +26,23 @@ from app.storage import content_key
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
+_JSON_BODY = TypeAdapter(DatasetFromUpload)
 _ONE = GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
 _CREATE = GUARDED | {
-    400: ["malformed_multipart", "bad_request", "json_too_deep"],
+    400: ["malformed_multipart", "malformed_json", "bad_request", "json_too_deep"],
     408: ["upload_stalled"],
     413: ["too_large"],
     415: ["unsupported_media_type"],
     422: [
-        "invalid_request", "sha256_mismatch", "invalid_dataset", "invalid_safetensors",
-        "corrupt_archive", "corrupt_entry", "too_many_entries", "object_arrays_not_allowed",
+        "invalid_request", "sha256_mismatch", "upload_not_found", "upload_incomplete",
+        "invalid_dataset", "invalid_safetensors",
+        "corrupt_archive", "not_canonical", "corrupt_entry", "too_many_entries",
+        "object_arrays_not_allowed",
         "unsupported_dtype", "dataset_too_large", "duplicate_array", "unknown_array",
         "empty_dataset", "shape_mismatch", "label_mismatch",
     ],
+    409: ["upload_incomplete", "project_full", "idempotency_conflict"],
+    423: ["upload_locked"],
     507: ["storage_full"],
 }  # fmt: skip
 _CREATE_BODY: dict[str, Any] = {
@@ -50,6 +62,7 @@ _CREATE_BODY: dict[str, Any] = {
                     },
                 }
             },
+            "application/json": {"schema": {"$ref": "#/components/schemas/DatasetFromUpload"}},
         },
     }
 }
@@ -62,23 +75,35 @@ _CREATE_BODY: dict[str, Any] = {
     responses=document(_CREATE),
     openapi_extra=_CREATE_BODY,
 )
-async def create_dataset(request: Request, principal: Writer) -> Response:
-    """Upload an .npz or .safetensors file."""
+async def create_dataset(
+    request: Request, principal: Writer, key: IdempotencyKey = None
+) -> Response:
+    """Upload an .npz or .safetensors file, or make a dataset of an upload (JSON)."""
     state = services(request)
     limits = state.settings.limits
+    owner = (state.database, state.store, principal.project_id)
+    declared_bytes = limits.dataset_declared_bytes
+
+    def show(_session: Session, dataset: Dataset) -> Response:
+        headers = {"Location": f"/v1/datasets/{dataset.id}"}
+        view = DatasetView.model_validate(dataset)
+        return json_answer(request, view, status=201, headers=headers)
+
+    async def answer(question: Any, make: Callable[[], Dataset]) -> Response:
+        asked = [request.url.path, question]
+        return await run_in_threadpool(
+            answer_once, state.database, principal.project_id, key, asked, make, show
+        )
+
+    if is_json(request):
+        body = parse_json(await request.body(), _JSON_BODY)
+        make = partial(service.add_part, *owner, body, declared_bytes)
+        return await answer(body.model_dump(mode="json"), make)
     async with receive_upload(
         request, state.store, allowed=service.FIELDS, limit_bytes=limits.upload_bytes
     ) as upload:
-        dataset = await run_in_threadpool(
-            service.add_upload,
-            state.database,
-            state.store,
-            principal.project_id,
-            upload,
-            limits.dataset_declared_bytes,
-        )
-    headers = {"Location": f"/v1/datasets/{dataset.id}"}
-    return json_answer(request, DatasetView.model_validate(dataset), status=201, headers=headers)
+        make = partial(service.add_upload, *owner, upload, declared_bytes)
+        return await answer({**upload.fields, "sha256": upload.sha256}, make)
 
 
 @router.get(

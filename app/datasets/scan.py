@@ -7,14 +7,13 @@ nothing. Checksums of an npz are read through.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from app.archives import open_archive, read_entry
+from app.archives import open_archive
 from app.datasets.facts import ArrayFacts, refuse_array, unsupported_dtype
 from app.datasets.npy import read_npy_header
 from app.errors import Unprocessable
@@ -47,8 +46,9 @@ def scan_dataset(path: Path, limit_bytes: int) -> DatasetFacts:
 
     Raises:
         Unprocessable: invalid_dataset, invalid_safetensors, corrupt_archive, corrupt_entry,
-            too_many_entries, object_arrays_not_allowed, unsupported_dtype, dataset_too_large,
-            duplicate_array, unknown_array, empty_dataset, shape_mismatch, label_mismatch.
+            not_canonical, too_many_entries, object_arrays_not_allowed, unsupported_dtype,
+            dataset_too_large, duplicate_array, unknown_array, empty_dataset, shape_mismatch,
+            label_mismatch.
     """
     size_bytes = path.stat().st_size
     with path.open("rb") as file:
@@ -85,27 +85,24 @@ def _not_a_dataset(start: bytes) -> Unprocessable:
 
 def _read_npz(path: Path, limit_bytes: int) -> list[ArrayFacts]:
     with open_archive(path, "dataset") as archive:
-        infos = archive.infolist()
-        _check_entries(infos)
-        headers = [read_npy_header(archive, info) for info in infos]
+        _check_names([entry.name for entry in archive.entries])
+        headers = [read_npy_header(archive, entry) for entry in archive.entries]
         arrays = [header.array for header in headers]
         _check_claims(arrays, limit_bytes)
-        for info, header in zip(infos, headers, strict=True):
-            data_bytes = info.file_size - header.header_bytes
+        for entry, header in zip(archive.entries, headers, strict=True):
+            data_bytes = entry.size_bytes - header.header_bytes
             if data_bytes != header.array.size_bytes:
                 raise Unprocessable(
                     f"The array {header.array.name!a} has {data_bytes} bytes of data, its header "
                     f"says {header.array.size_bytes}; save it again.",
                     code="corrupt_entry",
                 )
-        for info in infos:
-            for _chunk in read_entry(archive, info):
-                pass  # reading to the end verifies the checksum
+        for entry in archive.entries:
+            archive.verify(entry)
         return arrays
 
 
-def _check_entries(infos: list[zipfile.ZipInfo]) -> None:
-    names = [info.filename for info in infos]
+def _check_names(names: list[str]) -> None:
     _check_unique(names)
     for name in names:
         if not name.endswith(".npy"):
@@ -158,7 +155,7 @@ def _read_safetensors_entry(name: str, entry: Any) -> tuple[ArrayFacts, tuple[in
     shape, offsets, dtype = entry.get("shape"), entry.get("data_offsets"), entry.get("dtype")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise _invalid_safetensors(f"the shape or offsets of {name!a} are not numbers")
-    if dtype not in _SAFETENSORS_DTYPES:
+    if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
         raise unsupported_dtype(name, str(dtype))
     numpy_name, itemsize = _SAFETENSORS_DTYPES[dtype]
     array = ArrayFacts(name, numpy_name, tuple(shape), prod(shape) * itemsize)

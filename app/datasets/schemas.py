@@ -7,6 +7,20 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from app.fields import Labels, Name, Sha256, UploadId
+
+
+class DatasetFromUpload(BaseModel):
+    """A dataset made of a finished upload of /v1/uploads."""
+
+    model_config = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    upload_id: UploadId
+    name: Name
+    labels: Labels = {}
+    sha256: Sha256 | None = None
+    """Of the file, in hex, to be sure."""
+
 
 class ArrayView(BaseModel):
     """One array; the first axis is the sample."""

@@ -9,19 +9,23 @@ from sqlalchemy.orm import Session
 
 from app.datasets.repository import find_dataset
 from app.datasets.tables import Dataset
-from app.errors import FieldError, Unprocessable
-from app.jobs.schemas import JobFields
+from app.jobs.bodies import AnyJob, DistillJob, TrainingJob
+from app.jobs.refusals import refuse
+from app.jobs.training_checks import check_training
 from app.models.repository import find_model
 from app.models.tables import Model
 from app.settings import LimitSettings
 from app.system.repository import list_devices, list_live_workers
+from compress.spec import needs_calibration
 from compress.spec.arguments import ForwardArgument, bind_arrays, check_number, check_signature
 from compress.spec.declared import read_declared
 from compress.spec.names import Misfit, Place, read_name
 
+_MODEL = "/model_id"
+
 
 def check_job(
-    session: Session, project_id: str, request: JobFields, method: str, limits: LimitSettings
+    session: Session, project_id: str, request: AnyJob, limits: LimitSettings
 ) -> dict[str, str]:
     """Check that the job can run as far as rows tell; return its datasets by role.
 
@@ -32,46 +36,62 @@ def check_job(
     if request.timeout_s is not None and request.timeout_s > limits.timeout_s_max:
         detail = f"At most {limits.timeout_s_max} seconds on this server."
         raise refuse("invalid_request", "/timeout_s", detail)
-    model = find_model(session, project_id, request.model_id, lock="share")
-    if model is None:
-        raise refuse("model_not_found", "/model_id", "There is no such model.")
+    models = {
+        pointer: _find_model(session, project_id, model_id, pointer)
+        for pointer, model_id in _models_of(request)
+    }
     datasets: dict[str, Dataset] = {}
-    for role, dataset_id in _references(request):
+    pointers: dict[str, str] = {}
+    for role, dataset_id, pointer in _datasets_of(request):
         dataset = find_dataset(session, project_id, dataset_id, lock="share")
         if dataset is None:
-            pointer = f"/{role}/dataset_id"
             raise refuse("dataset_not_found", pointer, "There is no such dataset.")
-        datasets[role] = dataset
-    _check_inputs_known(request, method, model)
-    arguments = _read_signature(model)
-    for role, dataset in datasets.items():
-        _check_arrays(model, arguments, dataset, f"/{role}/dataset_id")
+        datasets[role], pointers[role] = dataset, pointer
+    _check_inputs_known(request, datasets, models[_MODEL])
+    for where, model in models.items():
+        arguments = _read_signature(model, where)
+        for role, dataset in datasets.items():
+            whose = "" if where == _MODEL else "The student: "
+            _check_arrays(model, arguments, dataset, pointers[role], whose)
     _check_labels(request, datasets)
+    if isinstance(request, TrainingJob):
+        check_training(request, datasets["training"])
     _check_device(session, request)
     return {role: dataset.id for role, dataset in datasets.items()}
 
 
-def refuse(code: str, pointer: str, detail: str) -> Unprocessable:
-    """Return the error that names one field."""
-    return Unprocessable(detail, code=code, errors=[FieldError(pointer, detail)])
+def _models_of(request: AnyJob) -> Iterator[tuple[str, str]]:
+    """Yield where each model is named, and its id."""
+    yield _MODEL, request.model_id
+    if isinstance(request, DistillJob) and request.config.student_model_id is not None:
+        yield "/config/student_model_id", request.config.student_model_id
 
 
-def _references(request: JobFields) -> Iterator[tuple[str, str]]:
-    if request.calibration is not None:
-        yield "calibration", request.calibration.dataset_id
-    if request.evaluation is not None:
-        yield "evaluation", request.evaluation.dataset_id
+def _datasets_of(request: AnyJob) -> Iterator[tuple[str, str, str]]:
+    """Yield the role of each dataset, its id, and where it is named."""
+    for role in ("calibration", "evaluation"):
+        if (given := getattr(request, role)) is not None:
+            yield role, given.dataset_id, f"/{role}/dataset_id"
+    if isinstance(request, TrainingJob):
+        yield "training", request.training_dataset_id, "/training_dataset_id"
 
 
-def _check_inputs_known(request: JobFields, method: str, model: Model) -> None:
-    if method == "ptq" and request.calibration is None:
+def _find_model(session: Session, project_id: str, model_id: str, pointer: str) -> Model:
+    model = find_model(session, project_id, model_id, lock="share")
+    if model is None:
+        raise refuse("model_not_found", pointer, "There is no such model.")
+    return model
+
+
+def _check_inputs_known(request: AnyJob, datasets: Mapping[str, Dataset], model: Model) -> None:
+    if request.calibration is None and needs_calibration(request.config):
         raise refuse(
             "inputs_unknown",
             "/calibration",
-            "Static quantization finds activation ranges on data: give a calibration dataset, a "
-            "few hundred samples like those the model will see.",
+            f"Method '{request.method}', so configured, finds activation ranges on data: give a "
+            "calibration dataset, a few hundred samples like those the model will see.",
         )
-    if request.calibration is None and request.evaluation is None and not model.inputs:
+    if not datasets and not model.inputs:
         raise refuse(
             "inputs_unknown",
             "/calibration",
@@ -80,17 +100,21 @@ def _check_inputs_known(request: JobFields, method: str, model: Model) -> None:
         )
 
 
-def _read_signature(model: Model) -> list[ForwardArgument]:
+def _read_signature(model: Model, pointer: str) -> list[ForwardArgument]:
     arguments = [ForwardArgument(**argument) for argument in model.arguments]
     try:
         check_signature(arguments)
     except Misfit as misfit:
-        raise refuse(misfit.code, "/model_id", misfit.detail) from misfit
+        raise refuse(misfit.code, pointer, misfit.detail) from misfit
     return arguments
 
 
 def _check_arrays(
-    model: Model, arguments: Sequence[ForwardArgument], dataset: Dataset, pointer: str
+    model: Model,
+    arguments: Sequence[ForwardArgument],
+    dataset: Dataset,
+    pointer: str,
+    whose: str,
 ) -> None:
     arrays = {array["name"]: array for array in dataset.arrays if array["name"] != "label"}
     try:
@@ -98,7 +122,7 @@ def _check_arrays(
         for slot in layout.slots:
             check_number(slot, arrays[slot.name]["dtype"], arrays[slot.name]["shape"])
     except Misfit as misfit:
-        raise refuse(misfit.code, pointer, misfit.detail) from misfit
+        raise refuse(misfit.code, pointer, whose + misfit.detail) from misfit
     declared: dict[Place | None, Any] = {
         read_declared(arguments, each["name"]): each for each in model.inputs or []
     }
@@ -108,7 +132,7 @@ def _check_arrays(
             raise refuse(
                 "shape_mismatch",
                 pointer,
-                f"{slot.name} has the shape {array['shape']}; the model's input "
+                f"{whose}{slot.name} has the shape {array['shape']}; the model's input "
                 f"{wanted['name']} was declared as {wanted['shape']}.",
             )
 
@@ -122,7 +146,7 @@ def _fits(shape: list[int], declared: Mapping[str, Any]) -> bool:
     return all(isinstance(want, str) or have == want for have, want in pairs)
 
 
-def _check_labels(request: JobFields, datasets: Mapping[str, Dataset]) -> None:
+def _check_labels(request: AnyJob, datasets: Mapping[str, Dataset]) -> None:
     if request.evaluation is None or request.evaluation.metric in (None, "agreement"):
         return
     if not datasets["evaluation"].has_labels:
@@ -134,7 +158,7 @@ def _check_labels(request: JobFields, datasets: Mapping[str, Dataset]) -> None:
         )
 
 
-def _check_device(session: Session, request: JobFields) -> None:
+def _check_device(session: Session, request: AnyJob) -> None:
     if request.device != "cuda":
         return
     devices = list_devices(list_live_workers(session))

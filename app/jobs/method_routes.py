@@ -7,10 +7,11 @@ from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import RootModel, TypeAdapter
+from pydantic import RootModel
 
 from app.auth.principal import Reader
 from app.errors import NotFound
+from app.jobs.config_schemas import config_defaults, config_schema
 from app.jobs.schemas import MethodList, MethodView
 from app.problems import GUARDED, INVALID, document
 from app.responses import NOT_MODIFIED, json_answer
@@ -41,11 +42,7 @@ def get_method(request: Request, _principal: Reader, method: str) -> Response:
 )
 def get_method_schema(request: Request, _principal: Reader, method: str) -> Response:
     """JSON Schema of the method's `config`, with defaults."""
-    config = METHODS[_known(method)]
-    schema = TypeAdapter(config).json_schema()
-    for name, value in _defaults(method).items():  # also those that a factory makes
-        schema["properties"][name]["default"] = value
-    return json_answer(request, RootModel[dict[str, Any]](schema))
+    return json_answer(request, RootModel[dict[str, Any]](config_schema(_known(method))))
 
 
 def _known(method: str) -> str:
@@ -58,12 +55,6 @@ def _show(method: str) -> MethodView:
     return MethodView(
         name=cast(Method, method),
         description=inspect.getdoc(METHODS[method]) or "",
-        defaults=_defaults(method),
+        defaults=config_defaults(method),
         schema_url=f"/v1/methods/{method}/schema",
     )
-
-
-def _defaults(method: str) -> dict[str, Any]:
-    config = METHODS[method]
-    defaults: dict[str, Any] = TypeAdapter(config).dump_python(cast(Any, config()), mode="json")
-    return defaults

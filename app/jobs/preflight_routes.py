@@ -10,8 +10,9 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth.principal import Reader, Writer
 from app.jobs import repository, service
+from app.jobs.bodies import JobRequest
 from app.jobs.routes import SUBMIT
-from app.jobs.schemas import JobRequest, PreflightView
+from app.jobs.schemas import PreflightView
 from app.jobs.tables import FINISHED, Job
 from app.problems import GUARDED, INVALID, document
 from app.responses import NOT_MODIFIED, json_answer
@@ -30,7 +31,7 @@ async def create_preflight(request: Request, principal: Writer, body: JobRequest
     state = services(request)
     limits = state.settings.limits
     job = await run_in_threadpool(
-        service.submit_preflight, state.database, principal.project_id, body, limits
+        service.submit_preflight, state.database, principal.project_id, body, state.settings
     )
     deadline_s = time.monotonic() + limits.preflight_wait_s
     while job.status not in FINISHED and (left_s := deadline_s - time.monotonic()) > 0:

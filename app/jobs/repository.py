@@ -10,10 +10,13 @@ from typing import Any
 from sqlalchemy import CursorResult, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from app.audit.repository import record
 from app.db import utc_now
 from app.errors import Conflict, NotFound
 from app.fields import is_id
 from app.jobs.tables import FINISHED, Artifact, Job, JobDataset, JobEvent, JobLabel
+from app.webhooks.outbox import announce_end
+from app.webhooks.tables import WebhookDelivery
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +147,7 @@ def cancel_job(session: Session, project_id: str, job_id: str) -> Job:
     assert isinstance(at_once, CursorResult)
     if at_once.rowcount == 1:
         append_event(session, job_id, "status", "cancelled", {"status": "cancelled"})
+        announce_end(session, job_id)
     else:
         session.execute(
             update(Job)
@@ -155,6 +159,7 @@ def cancel_job(session: Session, project_id: str, job_id: str) -> Job:
     job = get_job(session, project_id, job_id)
     if at_once.rowcount == 0 and job.status in FINISHED:
         raise Conflict(f"The job is over already: {job.status}.", code="already_finished")
+    record(session, "job.cancel", project_id, job_id)
     return job
 
 
@@ -168,11 +173,12 @@ def remove_job(session: Session, project_id: str, job_id: str) -> None:
     if job.status not in FINISHED:
         raise Conflict("The job has not finished; cancel it first.", code="in_use")
     delete_jobs(session, [job_id])
+    record(session, "job.delete", project_id, job_id)
 
 
 def delete_jobs(session: Session, job_ids: Sequence[str]) -> None:
     """Delete the rows of finished jobs and of all that belongs to them."""
-    for table in (JobEvent, JobLabel, JobDataset, Artifact):
+    for table in (JobEvent, JobLabel, JobDataset, Artifact, WebhookDelivery):
         session.execute(delete(table).where(table.job_id.in_(job_ids)))
     session.execute(delete(Job).where(Job.id.in_(job_ids)))
 

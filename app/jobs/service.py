@@ -2,69 +2,85 @@
 
 from __future__ import annotations
 
+import logging
+
+from pydantic import TypeAdapter, ValidationError
+
+from app.audit.repository import record
 from app.db import Database, utc_now, wake
+from app.error_handlers import field_errors
+from app.errors import Conflict, Unprocessable
+from app.idempotency.answers import keep_answer
 from app.ids import new_id
 from app.jobs import repository
+from app.jobs.bodies import AnyJob, JobRequest
 from app.jobs.checks import check_job
 from app.jobs.schemas import (
     ArtifactView,
-    ConvertJob,
-    JobError,
-    JobUrls,
-    JobView,
     PreflightError,
     PreflightUrls,
     PreflightView,
-    PtqJob,
 )
 from app.jobs.tables import FINISHED, Artifact, Job
+from app.jobs.webhook_checks import check_webhook
+from app.limits.quota import check_jobs
+from app.logs import request_id_var
 from app.queue import QueueName
-from app.settings import LimitSettings
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
 
 PREFLIGHT_TIMEOUT_S = 120
+_JOB_REQUEST: TypeAdapter[AnyJob] = TypeAdapter(JobRequest)
 
 
 def submit_job(
-    database: Database, project_id: str, request: PtqJob | ConvertJob, limits: LimitSettings
+    database: Database,
+    project_id: str,
+    request: AnyJob,
+    settings: Settings,
 ) -> Job:
     """Check and insert a job; the wake-up message goes out after the commit."""
     queue: QueueName = "gpu" if request.device == "cuda" else "cpu"
-    return _submit(database, project_id, request, limits, "job", queue)
+    return _submit(database, project_id, request, settings, "job", queue)
+
+
+def retry_job(database: Database, project_id: str, job_id: str, settings: Settings) -> Job:
+    """Submit a finished job once more, checked anew: what it needs may be gone.
+
+    Raises:
+        NotFound: also for another project's.
+        Conflict: `not_finished`.
+        Unprocessable: as for any job; also if this version reads its spec otherwise.
+    """
+    with database.read() as session:
+        job = repository.get_job(session, project_id, job_id)
+    if job.status not in FINISHED:
+        raise Conflict(
+            "The job has not finished. Wait for it, cancel it, or submit another beside it.",
+            code="not_finished",
+        )
+    try:
+        request = _JOB_REQUEST.validate_python(job.spec)
+    except ValidationError as error:
+        raise Unprocessable(
+            "This version of the service cannot run the job's spec as it is; submit it anew.",
+            code="invalid_request",
+            errors=field_errors(
+                [{**each, "loc": ("body", *each["loc"])} for each in error.errors()], job.spec
+            ),
+        ) from error
+    return submit_job(database, project_id, request, settings)
 
 
 def submit_preflight(
-    database: Database, project_id: str, request: PtqJob | ConvertJob, limits: LimitSettings
+    database: Database,
+    project_id: str,
+    request: AnyJob,
+    settings: Settings,
 ) -> Job:
     """Check and insert a preflight, in a queue that long jobs cannot fill."""
-    return _submit(database, project_id, request, limits, "preflight", "inspect")
-
-
-def show_job(job: Job, queue_position: int | None = None) -> JobView:
-    """Return the job as the API shows it."""
-    url = f"/v1/jobs/{job.id}"
-    return JobView(
-        id=job.id,
-        method=job.method,
-        status=job.status,
-        finished=job.status in FINISHED,
-        stage=job.stage,
-        progress=job.progress,
-        message=job.message,
-        eta_seconds=job.eta_seconds,
-        attempt=job.attempt,
-        queue_position=queue_position,
-        cancel_requested_at=job.cancel_requested_at,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        error=None if job.error is None else JobError.model_validate(job.error),
-        result=job.result,
-        labels=job.labels,
-        urls=JobUrls(
-            self=url, cancel=f"{url}/cancel", events=f"{url}/events", artifacts=f"{url}/artifacts"
-        ),
-        spec=job.spec,
-    )
+    return _submit(database, project_id, request, settings, "preflight", "inspect")
 
 
 def job_etag(job: Job, queue_position: int | None) -> str:
@@ -119,14 +135,14 @@ def show_artifact(artifact: Artifact) -> ArtifactView:
 def _submit(
     database: Database,
     project_id: str,
-    request: PtqJob | ConvertJob,
-    limits: LimitSettings,
+    request: AnyJob,
+    settings: Settings,
     kind: str,
     queue: QueueName,
 ) -> Job:
     now = utc_now()
     spec = request.model_dump(mode="json")
-    spec["timeout_s"] = request.timeout_s or limits.timeout_s_default
+    spec["timeout_s"] = request.timeout_s or settings.limits.timeout_s_default
     job = Job(
         id=new_id("job"),
         project_id=project_id,
@@ -140,6 +156,7 @@ def _submit(
         eta_seconds=None,
         spec=spec,
         model_id=request.model_id,
+        student_model_id=spec["config"].get("student_model_id"),
         labels=request.labels,
         priority=request.priority,
         timeout_s=spec["timeout_s"]
@@ -157,9 +174,15 @@ def _submit(
         started_at=None,
         finished_at=None,
         cancel_requested_at=None,
+        request_id=request_id_var.get(),
     )
     with database.write() as session:
-        datasets = check_job(session, project_id, request, request.method, limits)
+        check_jobs(session, project_id, kind)
+        check_webhook(session, project_id, request.webhook, settings.webhook.private_networks)
+        datasets = check_job(session, project_id, request, settings.limits)
         repository.insert_job(session, job, datasets)
+        record(session, f"{kind}.create", project_id, job.id)
+        keep_answer(session, job)
         wake(session, job.id, queue)
+    log.info("%s submitted", kind, extra={"job_id": job.id})
     return job

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
@@ -26,6 +26,7 @@ class Job(Base):
         Index("ix_jobs_list_by_status", "project_id", "kind", "status", "id"),
         Index("ix_jobs_claim", "status", "queue", "priority", "id"),
         Index("ix_jobs_lease", "status", "lease_expires_at"),
+        Index("ix_jobs_tally", "tallied", "status"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -42,6 +43,8 @@ class Job(Base):
     """The request body with defaults filled in, as the API shows it."""
     model_id: Mapped[str] = mapped_column(String(40), index=True)
     """No foreign key: a model may be deleted once the job has finished."""
+    student_model_id: Mapped[str | None] = mapped_column(String(40), index=True)
+    """The model that a distillation trains; none where it is cut out of the teacher."""
     labels: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(Integer, default=0)
     timeout_s: Mapped[int] = mapped_column(Integer)
@@ -61,6 +64,13 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
 
+    request_id: Mapped[str | None] = mapped_column(String(128))
+    """Of the request that submitted it; log lines of workers hold it too."""
+    peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the last attempt's process, without mapped input files."""
+    tallied: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Whether `app.metrics` has counted its end."""
+
 
 class JobDataset(Base):
     """A dataset that a job reads; it cannot be deleted while the job is unfinished."""
@@ -68,7 +78,8 @@ class JobDataset(Base):
     __tablename__ = "job_datasets"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    role: Mapped[str] = mapped_column(String(16), primary_key=True)  # calibration | evaluation
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
+    # calibration | evaluation | training
     dataset_id: Mapped[str] = mapped_column(String(40), index=True)
 
 
@@ -105,6 +116,7 @@ class Artifact(Base):
     """A file that a succeeded job made; inserted in the transaction that ends the job."""
 
     __tablename__ = "artifacts"
+    __table_args__ = (Index("ix_artifacts_stored", "project_id", "size_bytes"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)

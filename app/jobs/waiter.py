@@ -30,6 +30,11 @@ class JobWaiter:
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server stops, so that nobody is to wait any more."""
+        return self._closed
+
     async def wait(self, job_id: str, version: int, timeout_s: float) -> bool:
         """Return True as soon as the job's version differs, or False when time is up."""
         if self._closed:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from alembic import context
 
+import app.audit.tables
 import app.auth.tables
 import app.datasets.tables
+import app.idempotency.tables
 import app.jobs.tables
+import app.metrics.tables
 import app.models.tables
-import app.storage_tables  # noqa: F401 - registers all tables
+import app.projects.tables
+import app.storage_tables
+import app.uploads.tables
+import app.webhooks.tables  # noqa: F401 - registers all tables
 from app.db import Base, create_database_engine
 from app.settings import get_settings
 

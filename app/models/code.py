@@ -1,16 +1,13 @@
-"""Reads the code in a TorchScript file: classes, what forward takes, which operators are called."""
+"""Reads the classes in a TorchScript file's code, and what forward takes."""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any
 
 from app.errors import Unprocessable
-from app.syntax import parse_source
 
 MAX_TYPE_CHARACTERS = 500
 MAX_FIELDS = 500  # of all named tuples that forward takes
@@ -22,36 +19,34 @@ class ModuleClass:
     """What a scan keeps of a class.
 
     Attributes:
+        attributes: Names of what each object must have.
         parameters: Their names.
         forward: What it takes.
         fields: Field to type, of a named tuple.
     """
 
+    attributes: frozenset[str]
     parameters: frozenset[str]
     forward: ast.arguments | None
     fields: dict[str, str] | None
 
 
-def parse(name: str, source: bytes) -> ast.Module:
-    try:
-        return parse_source(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise bad_code(name) from error
-
-
-def bad_code(name: str) -> Unprocessable:
+def bad_code(name: str, why: str = "") -> Unprocessable:
     return Unprocessable(
-        f"The code of the model ({name!a}) is not as torch.jit writes it; export the model again.",
+        f"The code of the model ({name!a}) is not as torch.jit writes it{why and ': '}{why}; "
+        "export the model again.",
         code="bad_code",
     )
 
 
-def read_classes(name: str, tree: ast.Module) -> dict[str, ModuleClass]:
-    """Return classes by full name: `__torch__/zoo.py` holds `__torch__.zoo.Net`."""
-    module = ".".join(PurePosixPath(name).with_suffix("").parts)
+def read_classes(tree: ast.Module) -> dict[str, ModuleClass]:
+    """Return the classes of a file by their names in it."""
     return {
-        f"{module}.{node.name}": ModuleClass(
-            _read_parameter_names(node), _find_forward(node), _read_fields(node)
+        node.name: ModuleClass(
+            _read_attributes(node),
+            _read_parameter_names(node),
+            _find_forward(node),
+            _read_fields(node),
         )
         for node in tree.body
         if isinstance(node, ast.ClassDef)
@@ -129,27 +124,18 @@ def _show_type(annotation: ast.expr | None) -> str:
     return text
 
 
-def count_operators(tree: ast.Module) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (name := _operator_name(node.func)):
-            counts[name] += 1
-    return counts
-
-
-def _operator_name(function: ast.expr) -> str | None:
-    if not isinstance(function, ast.Attribute):
-        return None
-    owner = function.value
-    if isinstance(owner, ast.Name) and owner.id == "torch":
-        return f"aten::{function.attr}"
-    if (
-        isinstance(owner, ast.Attribute)
-        and isinstance(owner.value, ast.Name)
-        and owner.value.id == "ops"
-    ):
-        return f"{owner.attr}::{function.attr}"
-    return None
+def _read_attributes(node: ast.ClassDef) -> frozenset[str]:
+    """Return what is declared: `weight : Tensor`, or `__annotations__["0"] = Tensor`."""
+    names = set()
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and statement.value is None:
+            if isinstance(statement.target, ast.Name):
+                names.add(statement.target.id)
+        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Subscript):
+            key = statement.targets[0].slice
+            if isinstance(key, ast.Constant) and isinstance(key.value, str):
+                names.add(key.value)
+    return frozenset(names)
 
 
 def _read_parameter_names(node: ast.ClassDef) -> frozenset[str]:

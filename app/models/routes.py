@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import Discriminator, Tag, TypeAdapter
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from app.auth.principal import Reader, Writer
 from app.downloads import CONTENT, content_answer
-from app.errors import BadRequest
+from app.idempotency.answers import IdempotencyKey, answer_once
+from app.incoming import is_json, parse_json
 from app.models import repository, service
-from app.models.schemas import ModelFromArtifact, ModelView
+from app.models.scan import REFUSALS
+from app.models.schemas import ModelFromArtifact, ModelFromUpload, ModelView
+from app.models.tables import Model
 from app.multipart import receive_upload
 from app.problems import GUARDED, document
 from app.responses import NOT_MODIFIED, Page, PageQuery, json_answer, take_page
@@ -23,6 +27,17 @@ from app.storage import content_key
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
+
+def _tell(body: object) -> str:
+    return "upload" if isinstance(body, dict) and "upload_id" in body else "artifact"
+
+
+_JSON_BODY: TypeAdapter[ModelFromArtifact | ModelFromUpload] = TypeAdapter(
+    Annotated[
+        Annotated[ModelFromArtifact, Tag("artifact")] | Annotated[ModelFromUpload, Tag("upload")],
+        Discriminator(_tell),
+    ]
+)
 _ONE = GUARDED | {404: ["not_found"], 422: ["invalid_request"]}
 _CREATE = GUARDED | {
     400: ["malformed_multipart", "malformed_json", "bad_request", "json_too_deep"],
@@ -30,10 +45,11 @@ _CREATE = GUARDED | {
     413: ["too_large"],
     415: ["unsupported_media_type"],
     422: [
-        "invalid_request", "sha256_mismatch", "artifact_not_found", "not_a_zip", "empty_archive",
-        "not_torchscript", "corrupt_archive", "corrupt_entry", "too_many_entries",
-        "code_too_large", "bad_code", "corrupt_pickle", "bad_signature",
+        "invalid_request", "sha256_mismatch", "artifact_not_found", "upload_not_found",
+        "upload_incomplete", *REFUSALS,
     ],
+    409: ["upload_incomplete", "project_full", "idempotency_conflict"],
+    423: ["upload_locked"],
     507: ["storage_full"],
 }  # fmt: skip
 _CREATE_BODY: dict[str, Any] = {
@@ -57,7 +73,14 @@ _CREATE_BODY: dict[str, Any] = {
                     },
                 }
             },
-            "application/json": {"schema": {"$ref": "#/components/schemas/ModelFromArtifact"}},
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        {"$ref": "#/components/schemas/ModelFromArtifact"},
+                        {"$ref": "#/components/schemas/ModelFromUpload"},
+                    ]
+                }
+            },
         },
     }
 }
@@ -70,26 +93,35 @@ _CREATE_BODY: dict[str, Any] = {
     responses=document(_CREATE),
     openapi_extra=_CREATE_BODY,
 )
-async def create_model(request: Request, principal: Writer) -> Response:
-    """Upload a TorchScript file, or make a model of a job's artifact (JSON)."""
+async def create_model(request: Request, principal: Writer, key: IdempotencyKey = None) -> Response:
+    """Upload a TorchScript file, or make a model of an upload or a job's artifact (JSON)."""
     state = services(request)
-    if request.headers.get("content-type", "").split(";")[0].strip() == "application/json":
-        body = _parse(await request.body())
-        model = await run_in_threadpool(
-            service.add_artifact, state.database, state.store, principal.project_id, body
+    owner = (state.database, state.store, principal.project_id)
+
+    def show(_session: Session, model: Model) -> Response:
+        headers = {"Location": f"/v1/models/{model.id}"}
+        return json_answer(request, ModelView.model_validate(model), status=201, headers=headers)
+
+    async def answer(question: Any, make: Callable[[], Model]) -> Response:
+        asked = [request.url.path, question]
+        return await run_in_threadpool(
+            answer_once, state.database, principal.project_id, key, asked, make, show
         )
-    else:
-        async with receive_upload(
-            request,
-            state.store,
-            allowed=service.FIELDS,
-            limit_bytes=state.settings.limits.upload_bytes,
-        ) as upload:
-            model = await run_in_threadpool(
-                service.add_upload, state.database, state.store, principal.project_id, upload
-            )
-    headers = {"Location": f"/v1/models/{model.id}"}
-    return json_answer(request, ModelView.model_validate(model), status=201, headers=headers)
+
+    if is_json(request):
+        body = parse_json(await request.body(), _JSON_BODY)
+        question = body.model_dump(mode="json")
+        if isinstance(body, ModelFromUpload):
+            return await answer(question, partial(service.add_part, *owner, body))
+        return await answer(question, partial(service.add_artifact, *owner, body))
+    async with receive_upload(
+        request,
+        state.store,
+        allowed=service.FIELDS,
+        limit_bytes=state.settings.limits.upload_bytes,
+    ) as upload:
+        question = {**upload.fields, "sha256": upload.sha256}
+        return await answer(question, partial(service.add_upload, *owner, upload))
 
 
 @router.get(
@@ -142,15 +174,3 @@ def delete_model(request: Request, principal: Writer, model_id: str) -> Response
     state = services(request)
     service.remove_model(state.database, state.store, principal.project_id, model_id)
     return Response(status_code=204)
-
-
-def _parse(text: bytes) -> ModelFromArtifact:
-    try:
-        body = json.loads(text)
-    except ValueError as error:
-        raise BadRequest("The body is not well-formed JSON.", code="malformed_json") from error
-    try:
-        return ModelFromArtifact.model_validate(body)
-    except ValidationError as error:
-        errors = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-        raise RequestValidationError(errors, body=body) from error

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, TypeAdapter, ValidatorFunctionWrapHandler, WrapValidator
 
-from app.fields import ArtifactId, Labels, Name
+from app.fields import ArtifactId, Labels, Name, Sha256, UploadId
 from compress.spec import TensorSpec
 
 _PLAIN_INPUTS: TypeAdapter[list[TensorSpec]] = TypeAdapter(list[TensorSpec])
@@ -36,6 +36,19 @@ class ModelFromArtifact(BaseModel):
     name: Name
     inputs: Inputs | None = None
     labels: Labels = {}
+
+
+class ModelFromUpload(BaseModel):
+    """A model made of a finished upload of /v1/uploads."""
+
+    model_config = {"extra": "forbid", "use_attribute_docstrings": True}
+
+    upload_id: UploadId
+    name: Name
+    inputs: Inputs | None = None
+    labels: Labels = {}
+    sha256: Sha256 | None = None
+    """Of the file, in hex, to be sure."""
 
 
 class Argument(BaseModel):

@@ -5,21 +5,25 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
+from app.audit.repository import record
 from app.db import Database, utc_now
 from app.errors import Conflict, FieldError, Unprocessable
 from app.fields import is_id
 from app.ids import new_id
+from app.incoming import LabelsField, NameField, check_digest, keep_content, read_field
 from app.jobs.tables import FINISHED, Artifact, Job
 from app.models import repository
-from app.models.scan import ModelFacts, scan_model
-from app.models.schemas import InputsField, ModelFromArtifact
+from app.models.packing import repacked
+from app.models.scan import scan_model
+from app.models.schemas import InputsField, ModelFromArtifact, ModelFromUpload
 from app.models.tables import Model
 from app.multipart import Upload
-from app.storage import BlobStore, StagedBlob
+from app.storage import BlobStore
+from app.storage_files import StagedBlob
 from app.storage_repository import release_content
-from app.uploads import LabelsField, NameField, check_digest, keep_content, read_field
+from app.uploads.service import take_upload
 from compress.spec import TensorSpec
 from compress.spec.arguments import ForwardArgument
 from compress.spec.declared import bind_declared
@@ -34,7 +38,7 @@ def add_upload(database: Database, store: BlobStore, project_id: str, upload: Up
     Raises:
         Unprocessable: the fields or the file do not fit; nothing is stored.
     """
-    check_digest(upload)
+    check_digest(upload.sha256, upload.fields.get("sha256"))
     name = read_field(upload, "name", NameField, is_json=False, default=None)
     labels = read_field(upload, "labels", LabelsField, is_json=True, default={})
     inputs = None
@@ -67,16 +71,34 @@ def add_artifact(
         for chunk in store.read(artifact.storage_key):
             staged.write(chunk)
         sha256 = staged.finish()
-        return _add(
-            database,
-            store,
-            project_id,
-            staged,
-            sha256,
-            request.name,
-            request.inputs,
-            request.labels,
-        )
+        return _add_described(database, store, project_id, staged, sha256, request)
+
+
+def add_part(
+    database: Database, store: BlobStore, project_id: str, request: ModelFromUpload
+) -> Model:
+    """Make a model of a finished upload, which is gone then; if refused, it stays.
+
+    Raises:
+        Unprocessable: `upload_not_found`, `upload_incomplete`, or the file does not fit.
+    """
+    with take_upload(database, store, project_id, request.upload_id) as staged:
+        sha256 = staged.finish()
+        check_digest(sha256, request.sha256)
+        return _add_described(database, store, project_id, staged, sha256, request)
+
+
+def _add_described(
+    database: Database,
+    store: BlobStore,
+    project_id: str,
+    staged: StagedBlob,
+    sha256: str,
+    request: ModelFromArtifact | ModelFromUpload,
+) -> Model:
+    return _add(
+        database, store, project_id, staged, sha256, request.name, request.inputs, request.labels
+    )
 
 
 def remove_model(database: Database, store: BlobStore, project_id: str, model_id: str) -> None:
@@ -88,11 +110,17 @@ def remove_model(database: Database, store: BlobStore, project_id: str, model_id
     with database.write() as session:
         model = repository.get_model(session, project_id, model_id, lock="update")
         user = session.scalar(
-            select(Job.id).where(Job.model_id == model_id, Job.status.not_in(FINISHED)).limit(1)
+            select(Job.id)
+            .where(
+                or_(Job.model_id == model_id, Job.student_model_id == model_id),
+                Job.status.not_in(FINISHED),
+            )
+            .limit(1)
         )
         if user is not None:
             raise Conflict(f"{user} needs this model; cancel it or wait for it.", code="in_use")
         session.delete(model)
+        record(session, "model.delete", project_id, model_id)
     release_content(database, store, model.sha256)
 
 
@@ -124,21 +152,29 @@ def _add(
     inputs: list[TensorSpec] | None,
     labels: dict[str, str],
 ) -> Model:
-    facts: ModelFacts = scan_model(staged.path)
+    facts = scan_model(staged.path)
     if inputs is not None:
         check_inputs(inputs, facts.arguments)
-    model = Model(
-        id=new_id("mdl"),
-        project_id=project_id,
-        name=name,
-        status="ready",
-        size_bytes=staged.size_bytes,
-        sha256=sha256,
-        inputs=None if inputs is None else [asdict(each) for each in inputs],
-        arguments=facts.arguments,
-        operators=facts.operators,
-        parameters=facts.parameters,
-        labels=labels,
-        created_at=utc_now(),
-    )
-    return keep_content(database, store, staged, sha256, model)
+
+    def keep(blob: StagedBlob, blob_sha256: str) -> Model:
+        model = Model(
+            id=new_id("mdl"),
+            project_id=project_id,
+            name=name,
+            status="ready",
+            size_bytes=blob.size_bytes,
+            sha256=blob_sha256,
+            inputs=None if inputs is None else [asdict(each) for each in inputs],
+            arguments=facts.arguments,
+            operators=facts.operators,
+            parameters=facts.parameters,
+            labels=labels,
+            created_at=utc_now(),
+        )
+        return keep_content(database, store, blob, blob_sha256, model, "model.create")
+
+    if facts.is_canonical:
+        return keep(staged, sha256)
+    # one file under one hash: what jobs read, what is served, and what `sha256` tells are the same
+    with repacked(staged.path, store) as written:
+        return keep(written, written.finish())

@@ -34,7 +34,7 @@ def flatten(graph_module: fx.GraphModule) -> fx.GraphModule:
             value = _attribute(graph_module, str(node.target))
             copied[node] = _literal(node, value)
             if copied[node] is None:
-                _put(root, str(node.target), value)
+                place(root, str(node.target), value)
                 copied[node] = graph.get_attr(str(node.target))
         elif node.op == "output":
             graph.output(args[0])
@@ -63,7 +63,7 @@ def _call(
     module = graph_module.get_submodule(name)
     call = packed_call(module)
     if call is None:
-        _put(root, name, module.with_body(flatten(module.body)) if is_loop(module) else module)
+        place(root, name, module.with_body(flatten(module.body)) if is_loop(module) else module)
         return graph.call_module(name, args, kwargs)
     if name not in packed_names:
         packed_names[name] = f"packed_{len(packed_names)}"
@@ -104,7 +104,7 @@ def _attribute(module: nn.Module, path: str) -> Any:
     return getattr(module.get_submodule(owner), name)
 
 
-def _put(root: nn.Module, path: str, value: Any) -> None:
+def place(root: nn.Module, path: str, value: Any) -> None:
     """Set a module, parameter or buffer at a dotted path, keeping what it is."""
     owner: nn.Module = root
     *scopes, name = path.split(".")

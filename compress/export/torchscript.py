@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from compress.errors import ExportFailed
 from compress.export.archive import extra_file_names, repack
+from compress.export.builtins import forget_builtins_
+from compress.export.dtypes import match_dtypes
 from compress.export.flatten import flatten
-from compress.lift.guards import expect_tensor
+from compress.export.plan import Written
+from compress.export.runners import first_line
 from compress.measure.fidelity import NoiseMeter
 from compress.measure.outputs import output_tensors, same_structure
 from compress.quantize.islands import keeps_state, renew_islands
@@ -27,14 +28,6 @@ from compress.structure import batch_length, cast_floats
 
 _MIN_MATCH_DB = 100.0
 """Loaded and in-memory run the same kernels; 100 dB leaves room for another order of sums."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """A finished file, and the outputs' agreement with the model in memory in dB."""
-
-    path: Path
-    match_db: float
 
 
 def export_torchscript(
@@ -65,7 +58,7 @@ def export_torchscript(
     model.eval()
     renew_islands(model, graph_module)  # none that is run here goes into the file
     cast = [cast_floats(probe, dtype) for probe in probes]
-    _match_dtypes(model, dtype, probes[0])
+    match_dtypes(model, dtype, probes[0])
     expected = []
     for probe in cast:
         renew_islands(model, graph_module)
@@ -92,7 +85,7 @@ def _answer(model: fx.GraphModule, probe: Sequence[Any]) -> Any:
             return model(*probe)
     except RuntimeError as error:  # a guard: the graph holds for other sizes only
         raise ExportFailed(
-            f"The compressed model fails at batch size {batch_length(probe)}: {_first_line(error)}"
+            f"The compressed model fails at batch size {batch_length(probe)}: {first_line(error)}"
         ) from error
 
 
@@ -100,10 +93,11 @@ def _compile(model: fx.GraphModule, *, freeze: bool) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
+            forget_builtins_()
             scripted = torch.jit.script(model)
         except (RuntimeError, TypeError, NotImplementedError, OSError) as error:
             raise ExportFailed(
-                f"The compressed model could not be written as TorchScript: {_first_line(error)}"
+                f"The compressed model could not be written as TorchScript: {first_line(error)}"
             ) from error
         scripted.eval()
         return torch.jit.freeze(scripted) if freeze else scripted
@@ -116,14 +110,14 @@ def _verify(path: Path, probes: Sequence[Sequence[Any]], expected: Sequence[Any]
         try:
             loaded = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         except RuntimeError as error:
-            raise ExportFailed(f"The file does not load again: {_first_line(error)}") from error
+            raise ExportFailed(f"The file does not load again: {first_line(error)}") from error
         size = batch_length(probe)
         try:
             with torch.no_grad():
                 output = loaded(*probe)
         except RuntimeError as error:
             raise ExportFailed(
-                f"The file, loaded afresh, fails at batch size {size}: {_first_line(error)}"
+                f"The file, loaded afresh, fails at batch size {size}: {first_line(error)}"
             ) from error
         if not same_structure(reference, output):
             raise ExportFailed(
@@ -150,55 +144,3 @@ def _extra_files(original: Path) -> dict[str, bytes]:
         name: content.encode() if isinstance(content, str) else content
         for name, content in files.items()
     }
-
-
-def _match_dtypes(model: fx.GraphModule, dtype: torch.dtype, probe: Sequence[Any]) -> None:
-    """Cast inside, so that a half or double model's arguments and outputs stay what they were."""
-    if dtype == torch.float32:
-        return
-    floats = _float_nodes(model, probe)
-    output = model.graph.output_node()
-    for node in list(model.graph.nodes):
-        if node in floats and _is_given(node):
-            users = list(node.users)
-            with model.graph.inserting_after(node):
-                wide = model.graph.call_method("float", (node,))
-            floats.add(wide)  # the output may be an input as it came
-            for user in users:
-                user.replace_input_with(node, wide)
-    with model.graph.inserting_before(output):
-        output.args = fx.map_arg(
-            output.args,
-            lambda n: model.graph.call_method("to", (n, dtype)) if n in floats else n,
-        )
-    model.recompile()
-
-
-def _is_given(node: fx.Node) -> bool:
-    """Whether a node is an argument of the model, or a part of one, and surely there."""
-    if any(user.target is expect_tensor for user in node.users):
-        return False
-    while node.target in (getitem, expect_tensor) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node.op == "placeholder"
-
-
-def _float_nodes(model: fx.GraphModule, probe: Sequence[Any]) -> set[fx.Node]:
-    """Find the nodes that compute floating-point tensors, by running the graph on `probe`."""
-    found: set[fx.Node] = set()
-
-    class Recorder(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            value = super().run_node(n)
-            if isinstance(value, Tensor) and value.is_floating_point():
-                found.add(n)
-            return value
-
-    with torch.no_grad():
-        Recorder(model).run(*probe)
-    return found
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

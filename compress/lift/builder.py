@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from operator import getitem
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.errors import UnsupportedOperator
-from compress.lift.guards import Guard, expect, is_check
+from compress.lift.guards import Guard
 from compress.lift.islands import Place
 from compress.lift.state import StateCells
 from compress.lift.values import (
@@ -21,10 +20,10 @@ from compress.lift.values import (
     Value,
     concrete,
     map_symbols,
-    shares_memory,
     symbols_in,
 )
 from compress.lift.weights import Weights
+from compress.lift.wrapping import fold, wrap
 
 # Python that takes numbers only: re-tracing the graph would run it on stand-ins for them
 OPAQUE_TO_TRACING = frozenset(
@@ -49,6 +48,8 @@ class GraphBuilder:
         inputs: Nodes of the tensors that are given, in order.
         set_axes: `(input, axis)` pairs whose length the model's weights set.
         weights: The original's modules and tensors, and this graph's copies.
+        constants: Name to constant tensor that the graph reads.
+        padding: What stands for a nested tensor to its mask, True where there is something.
         unbiased: Call of a linear layer without bias to its input and weight.
     """
 
@@ -70,7 +71,8 @@ class GraphBuilder:
         self.set_axes: set[tuple[int, int]] = set()
         self._sizes: dict[tuple[fx.Node, int], Symbol] = {}
         self.unbiased: dict[fx.Node, tuple[Symbol, Symbol]] = {}
-        self._constants: dict[str, Tensor] = {}
+        self.padding: dict[fx.Node, Symbol] = {}
+        self.constants: dict[str, Tensor] = {}
 
     def set_axis(self, value: Value, axis: int) -> None:
         """Notes that an axis of an input counts something of the model's own, if it is an input."""
@@ -108,11 +110,11 @@ class GraphBuilder:
     def _call_torchscript(
         self, name: str, module: torch.jit.ScriptModule, arguments: Sequence[Value]
     ) -> Value:
-        symbols = self._current(arguments)
+        symbols = self.current(arguments)
         with torch.no_grad():
             result = module(*concrete(arguments))
-        node = self.graph.call_module(name, self._nodes(tuple(arguments)))
-        return self._wrap(result, node, symbols)
+        node = self.graph.call_module(name, self.nodes(tuple(arguments)))
+        return self._wrapped(result, node, symbols)
 
     def for_body(self) -> GraphBuilder:
         """A builder for the body of a loop: a graph of its own, over the same modules and state."""
@@ -120,7 +122,7 @@ class GraphBuilder:
         inner.graph = fx.Graph()
         inner.tensors, inner.islands, inner.accessors, inner.loops = {}, {}, {}, {}
         inner.guards, inner.inputs = [], []
-        inner.unbiased, inner._sizes, inner._constants = {}, {}, {}
+        inner.unbiased, inner.padding, inner._sizes, inner.constants = {}, {}, {}, {}
         return inner
 
     def call_loop(
@@ -129,46 +131,46 @@ class GraphBuilder:
         """Emits a call of a loop; lists that it fills are symbols as a whole."""
         name = self.fresh_name("loop")
         self.loops[name] = (module, inner)
-        symbols = self._current(arguments)
+        symbols = self.current(arguments)
         results = module(*concrete(arguments))
-        node = self.graph.call_module(name, self._nodes(tuple(arguments)))
+        node = self.graph.call_module(name, self.nodes(tuple(arguments)))
         after: list[Value] = []
         for index, result in enumerate(results):
             at = self.graph.call_function(getitem, (node, index))
             if isinstance(result, list):
                 after.append(Symbol(result, at, from_data=True))
             else:
-                after.append(self._wrap(result, at, symbols))
+                after.append(self._wrapped(result, at, symbols))
         return after
 
     def call(self, function: Callable[..., Any], *args: Value, **kwargs: Value) -> Value:
         """Emits `function(*args, **kwargs)`, or folds it when no argument is symbolic."""
-        symbols = self._current((args, kwargs))
+        symbols = self.current((args, kwargs))
         result = function(*concrete(args), **concrete(kwargs))
         if all(symbol.is_constant for symbol in symbols):
-            return self._fold(result, symbols)
-        node = self.graph.call_function(function, self._nodes(args), self._nodes(kwargs))
+            return fold(result, symbols)
+        node = self.graph.call_function(function, self.nodes(args), self.nodes(kwargs))
         if function in OPAQUE_TO_TRACING:
             node.meta["is_wrapped"] = True
-        return self._wrap(result, node, symbols)
+        return self._wrapped(result, node, symbols)
 
     def call_method(self, name: str, receiver: Symbol, *args: Value, **kwargs: Value) -> Value:
         """Emits `receiver.name(*args, **kwargs)`, or folds it when no argument is symbolic."""
-        symbols = self._current((receiver, args, kwargs))
+        symbols = self.current((receiver, args, kwargs))
         result = getattr(receiver.value, name)(*concrete(args), **concrete(kwargs))
         if all(symbol.is_constant for symbol in symbols):
-            return self._fold(result, symbols)
-        node = self.graph.call_method(name, self._nodes((receiver, *args)), self._nodes(kwargs))
-        return self._wrap(result, node, symbols)
+            return fold(result, symbols)
+        node = self.graph.call_method(name, self.nodes((receiver, *args)), self.nodes(kwargs))
+        return self._wrapped(result, node, symbols)
 
     def call_module(self, path: str, *args: Value) -> Value:
         """Emits a call of the re-formed module at `path`."""
-        symbols = self._current(args)
+        symbols = self.current(args)
         result = self.modules[path](*concrete(args))
-        node = self.graph.call_module(path, self._nodes(args))
-        return self._wrap(result, node, symbols)
+        node = self.graph.call_module(path, self.nodes(args))
+        return self._wrapped(result, node, symbols)
 
-    def _current(self, values: Value) -> list[Symbol]:
+    def current(self, values: Value) -> list[Symbol]:
         """The symbols in `values`, those computed anew that an in-place operator left stale."""
         symbols = symbols_in(values)
         for symbol in symbols:
@@ -242,8 +244,8 @@ class GraphBuilder:
             if symbol.path is None:
                 value = symbol.value
                 assert isinstance(value, Tensor)
-                name = f"constant_{len(self._constants)}"
-                self._constants[name] = value.detach().clone()
+                name = f"constant_{len(self.constants)}"
+                self.constants[name] = value.detach().clone()
             else:
                 name = symbol.path
                 assert isinstance(symbol.value, Tensor)
@@ -266,119 +268,16 @@ class GraphBuilder:
             name = f"{prefix}_{count}"
         return name
 
-    def _nodes(self, value: Value) -> Any:
+    def nodes(self, value: Value) -> Any:
+        """The nodes of the symbols in a structure, which stays."""
         return map_symbols(value, self.node_of)
 
-    def _fold(self, result: Any, symbols: Sequence[Symbol]) -> Value:
-        aliases = self._alias_finder(symbols)
-
-        def wrap(item: Any) -> Any:
-            if isinstance(item, Tensor):
-                return Symbol(item, aliases=aliases(item))
-            if isinstance(item, list | tuple):
-                return type(item)(wrap(inner) for inner in item)
-            return item
-
-        return wrap(result)
-
-    def _wrap(self, result: Any, node: fx.Node, symbols: Sequence[Symbol]) -> Value:
-        aliases = self._alias_finder(symbols)
-        from_data = any(symbol.from_data or symbol.is_tensor for symbol in symbols)
-
-        def wrap(item: Any, at: fx.Node) -> Any:
-            if isinstance(item, Tensor):
-                return Symbol(item, at, aliases=aliases(item))
-            if isinstance(item, bool | int | float):
-                return Symbol(item, at, from_data=from_data)
-            if isinstance(item, list | tuple):
-                parts = [
-                    wrap(inner, self.graph.call_function(getitem, (at, index)))
-                    for index, inner in enumerate(item)
-                ]
-                return parts if isinstance(item, list) else tuple(parts)
-            if isinstance(item, dict):
-                return {
-                    key: wrap(inner, self.graph.call_function(getitem, (at, key)))
-                    for key, inner in item.items()
-                }
-            if item is None or isinstance(item, str):
-                return item
-            raise UnsupportedOperator(
-                f"{self.place} computes a {type(item).__name__}, which cannot be lifted."
-            )
-
-        return wrap(result, node)
-
-    @staticmethod
-    def _alias_finder(
-        symbols: Sequence[Symbol],
-    ) -> Callable[[Tensor], weakref.WeakSet[Symbol] | None]:
-        tensors = [symbol for symbol in symbols if isinstance(symbol.value, Tensor)]
-
-        def find(result: Tensor) -> weakref.WeakSet[Symbol] | None:
-            for symbol in tensors:
-                if shares_memory(symbol.value, result):  # type: ignore[arg-type]
-                    return symbol.aliases
-            return None
-
-        return find
-
-    def finish(self, output: Value) -> fx.GraphModule:
-        """Closes the model's own graph; what loops hold has its original name there too."""
-        lifted = self.close(output)
-        self.cells.restore()
-        loops = {name.partition(".")[0] for name in self.loops}
-        for part in self.parts():
-            for name in sorted(part.used):
-                if name in self.modules or name in part.tensors:
-                    held = self.modules.get(name, part.tensors.get(name))
-                    _attach(lifted, name, held)
-        for name in loops & lifted._modules.keys():  # the first name of a parameter is its name
-            lifted._modules[name] = lifted._modules.pop(name)
-        used = set().union(*(part.used for part in self.parts()))
-        self.modules = {name: one for name, one in self.modules.items() if name in used}
-        return lifted.eval()
+    def _wrapped(self, result: Any, node: fx.Node, symbols: Sequence[Symbol]) -> Value:
+        return wrap(self.graph, self.place, result, node, symbols)
 
     def parts(self) -> list[GraphBuilder]:
         """This builder, and those of the loops in its graph."""
         return [self, *(part for _, inner in self.loops.values() for part in inner.parts())]
-
-    def close(self, output: Value) -> fx.GraphModule:
-        """Closes the graph with `output`, drops what nothing uses, and builds the module."""
-        self._current(output)
-        self.graph.output(self._nodes(output))
-        self._drop_dead()
-        alive = set(self.graph.nodes)
-        self.guards = [guard for guard in self.guards if guard.node in alive]
-        expect(self.graph, self.guards)
-        self.used = {
-            str(node.target) for node in self.graph.nodes if node.op in ("call_module", "get_attr")
-        }
-        self.islands = {name: one for name, one in self.islands.items() if name in self.used}
-        self.loops = {name: one for name, one in self.loops.items() if name in self.used}
-        held: dict[str, Any] = self.modules | self.tensors | self.accessors
-        held |= {name: module for name, (_, module) in self.islands.items()}
-        held |= {name: module for name, (module, _) in self.loops.items()}
-        root = {name: one for name, one in held.items() if name in self.used}
-        constants = {name: one for name, one in self._constants.items() if name in self.used}
-        _check_names(root)
-        lifted = fx.GraphModule(root | constants, self.graph)
-        for name, value in constants.items():  # not of the original's state_dict
-            lifted.register_buffer(name, value, persistent=False)
-        return lifted.eval()
-
-    def _drop_dead(self) -> None:
-        guarded = {guard.node for guard in self.guards}
-        regions = {name: module for name, (_, module) in self.islands.items()} | self.accessors
-        impure = {name for name, one in regions.items() if getattr(one, "_is_impure", False)}
-        self.graph.eliminate_dead_code(
-            lambda node: (
-                node.op in ("placeholder", "output")
-                or node in guarded
-                or is_check(node.target)
-                or (node.op == "call_module" and str(node.target) in impure)
-            )
-        )
 
 
 def _made_with_length(node: fx.Node, dim: int) -> int | None:
@@ -389,27 +288,3 @@ def _made_with_length(node: fx.Node, dim: int) -> int | None:
     shape = node.args[0]
     length = shape[dim] if dim < len(shape) else None
     return length if isinstance(length, int) else None
-
-
-def _attach(root: nn.Module, path: str, held: Any) -> None:
-    """Sets a module or tensor at a dotted path, unless something is there."""
-    owner: nn.Module = root
-    *scopes, name = path.split(".")
-    for scope in scopes:
-        if scope not in owner._modules:
-            owner.add_module(scope, nn.Module())
-        inner = owner._modules[scope]
-        assert inner is not None
-        owner = inner
-    if hasattr(owner, name):
-        return
-    if isinstance(held, Tensor) and not isinstance(held, nn.Parameter):
-        owner.register_buffer(name, held)
-    else:
-        setattr(owner, name, held)
-
-
-def _check_names(root: dict[str, Any]) -> None:
-    for name in (path.partition(".")[0] for path in root):
-        if hasattr(fx.GraphModule, name):
-            raise UnsupportedOperator(f"The name '{name}' is torch.fx's own; rename the attribute.")

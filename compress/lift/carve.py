@@ -66,7 +66,12 @@ def carve(
     for value in outputs:
         if not _is_plain(value.type()):
             raise NotCarvable(f"returns a {value.type().annotation_str}")
-    return _Cut(frame, cells).finish(chosen, outputs)
+    try:
+        return _Cut(frame, cells).finish(chosen, outputs)
+    except AttributeError as error:
+        if error.obj is torch._C or isinstance(error.obj, torch._C.Graph | torch._C.Node):
+            raise NotCarvable(f"needs what this version of torch lacks ({error.name})") from error
+        raise
 
 
 def _grow(

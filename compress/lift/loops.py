@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from compress.errors import UnsupportedOperator
 from compress.lift.builder import GraphBuilder
+from compress.lift.closing import close
 from compress.lift.operators import write_tensor
 from compress.lift.values import Parts, Symbol, Value, map_symbols
 
@@ -99,8 +100,8 @@ def lift_loop(
     written = captured.written()
     appended = captured.appended()
     items = [item for _, added in appended for item in added]
-    graph_module = inner.close(
-        (*results, *(captured.inside[id(symbol)] for symbol in written), *items)
+    graph_module = close(
+        inner, (*results, *(captured.inside[id(symbol)] for symbol in written), *items)
     )
     module = _make(
         graph_module,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -19,12 +20,24 @@ def as_original(output: Value, expected: Any) -> Value:
         if not hasattr(expected, "_fields"):
             return tuple(parts)
         fields = [(n, _kind(v)) for n, v in zip(expected._fields, expected, strict=True)]
-        return NamedTuple(type(expected).__name__, fields)(*parts)  # type: ignore[operator]
+        return _named_tuple(type(expected).__name__, fields)(*parts)
     if isinstance(expected, list) and isinstance(output, list | tuple):
         return [as_original(*pair) for pair in zip(output, expected, strict=True)]
     if isinstance(expected, dict) and isinstance(output, dict):
         return {key: as_original(output[key], item) for key, item in expected.items()}
     return output
+
+
+def _named_tuple(name: str, fields: list[tuple[str, Any]]) -> Any:
+    """Return a class whose qualified name says its fields.
+
+    TorchScript knows a named tuple by that name, for as long as the process lives, and takes no
+    second one of other fields under it.
+    """
+    made = NamedTuple(name, fields)  # type: ignore[misc]
+    digest = hashlib.sha256(repr(fields).encode()).hexdigest()[:16]
+    made.__module__ = f"{__name__}.fields_{digest}"
+    return made
 
 
 def _kind(value: Any) -> Any:

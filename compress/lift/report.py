@@ -59,6 +59,11 @@ class LiftReport:
     max_relative_error: float = 0.0
     seconds: float = 0.0
 
+    @property
+    def island_reasons(self) -> dict[str, str]:
+        """Name to reason of each island."""
+        return {island.name: island.reason for island in self.islands}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
         return asdict(self)

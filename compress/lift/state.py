@@ -47,24 +47,44 @@ def has_state(module: torch.jit.ScriptModule) -> bool:
 
     Errs on the side of yes, where an operator in place writes into what cannot be told apart.
     """
-    graph: Any = module._c._get_method("forward").graph.copy()
-    torch._C._jit_pass_inline(graph)
-    for node in graph.findAllNodes("prim::GetAttr", True):
-        if node.s("name") == "training":
-            with graph.insert_point_guard(node):
-                node.output().replaceAllUsesWith(graph.insertConstant(False))
-    torch._C._jit_pass_constant_propagation(graph)  # drops what only training does
+    graph = _eval_graph(module)
     if graph.findAllNodes("prim::SetAttr", True):
         return True
     try:
         aliases = graph.alias_db()
-    except RuntimeError:  # an operator that torch knows nothing of: then a copy does no harm
+    # an operator that torch knows nothing of, or a torch that cannot say: a copy does no harm
+    except (RuntimeError, AttributeError):
         return True
     return any(
         aliases.has_writers(node.output())
         for node in graph.findAllNodes("prim::GetAttr", True)
         if node.output().type().kind() != "ClassType"
     )
+
+
+def state_of(module: torch.jit.ScriptModule) -> list[Any]:
+    """What the attributes hold that some method writes."""
+    parts: dict[str, Any] = dict(module.named_modules())
+    return [
+        parts[path]._c.getattr(name) for path, types in find_state(module).items() for name in types
+    ]
+
+
+def assigns(module: torch.jit.ScriptModule) -> bool:
+    """Whether forward, in eval mode, assigns to an attribute."""
+    return bool(_eval_graph(module).findAllNodes("prim::SetAttr", True))
+
+
+def _eval_graph(module: torch.jit.ScriptModule) -> Any:
+    """Forward with all that it calls, without what only training does."""
+    graph: Any = module._c._get_method("forward").graph.copy()
+    torch._C._jit_pass_inline(graph)
+    for node in graph.findAllNodes("prim::GetAttr", True):
+        if node.s("name") == "training":
+            with graph.insert_point_guard(node):
+                node.output().replaceAllUsesWith(graph.insertConstant(False))
+    torch._C._jit_pass_constant_propagation(graph)
+    return graph
 
 
 def _all_nodes(block: Any) -> Iterator[torch._C.Node]:

@@ -115,15 +115,18 @@ class View:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    return (
-        a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
-    ) or a is b
+    return a is b or (
+        shares_memory(a, b)
+        and a.storage_offset() == b.storage_offset()
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+    )
 
 
 def shares_memory(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors lie in one storage."""
     try:
-        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() != 0
+        return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
     except (RuntimeError, NotImplementedError):  # sparse and opaque tensors have no storage
         return a is b
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from compress.errors import LiftMismatch
+from compress.lift.agreement import Agreement, ByFormulas
 from compress.lift.builder import GraphBuilder
 from compress.lift.compare import (
     TOLERANCE,
     first_difference,
     mismatch,
     relative_error,
-    run_lifted,
 )
 from compress.lift.guards import Guard
 from compress.lift.islands import IslandNeeded, Place
@@ -27,6 +25,9 @@ from compress.lift.vary import Axes, Sizes, other_batch_sizes, parts_of, resized
 from compress.structure import tensors_in
 
 _MOST_AXES = 8
+_MOST_HALVINGS = 4
+_MUCH = 10**10
+"""Operations, a tenth of a second of one core; more are not run where formulas say the same."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +62,42 @@ class Verifier:
 
     Args:
         oracle: The original.
+        agreement: Compares with it.
         walk: The walk.
         inputs: The example.
-        expected: The original's output for it.
         again: Walks anew on other inputs; None where that cannot be.
     """
 
     def __init__(
         self,
         oracle: Oracle,
+        agreement: Agreement,
         walk: Walk,
         inputs: Sequence[Any],
-        expected: Any,
         again: Callable[[Sequence[Any], Any], Walk | None],
     ) -> None:
         self._oracle = oracle
+        self._agreement = agreement
         self._walk = walk
         self._inputs = inputs
-        self._expected = expected
         self._again = again
         self._worst = 0.0
 
-    def verify(self, other_batches: int = 2) -> Proof:
-        """Compare on the example, at other batch sizes, and at other lengths.
+    def verify(self, error: float | None, other_batches: int = 2) -> Proof:
+        """Compare at other batch sizes, and at other lengths.
 
         Other batch sizes are tried on smaller images where the model takes them: that proves both
         at a fraction of the time.
+
+        Args:
+            error: Of what the walk computed for the example; None if the original raises there.
+            other_batches: At how many other batch sizes.
 
         Raises:
             LiftMismatch: They disagree.
             IslandNeeded: They disagree since control flow hangs on the batch size.
         """
-        self._judge(self._inputs, self._expected, self._walk.computed)
+        self._judge(self._inputs, error)
         axes_of = Sizes(self._inputs, self._walk.builder.set_axes)
         batch = axes_of.batch()
         sizes = other_batch_sizes(batch.length)[:other_batches] if batch is not None else []
@@ -109,6 +114,8 @@ class Verifier:
             for lengths in (small, []) if small else ([],):
                 if size not in proved and self._agrees([(batch, size), *lengths]):
                     proved.add(size)
+        if isinstance(self._agreement, ByFormulas) and not self._agreement.has_run:
+            self._run_little(batch if proved else None, free, self._agreement)
         if proved and batch is not None:
             free.append(batch)
         elif batch is not None:  # its first axes had one length by chance
@@ -116,7 +123,7 @@ class Verifier:
             part = self._free_among(same, [])[0] if same is not None else None
             free += [part] if part is not None else []
         if not free:
-            self._judge(self._inputs, self._expected, self._run(self._inputs))
+            self._judge(self._inputs, self._error(self._inputs))
         return Proof(self._worst, self._name([m for axes in free for m in axes.members]))
 
     def _free_among(self, axes: Axes, beside: list[tuple[Axes, int]]) -> tuple[Axes | None, bool]:
@@ -128,11 +135,10 @@ class Verifier:
         for part in parts_of(axes):
             for others in (beside, []) if beside else ([],):
                 for given in resized(self._inputs, [(part, shorter(part.length)), *others], 1):
-                    accepted, expected = self._oracle.accepts(given)
-                    if not accepted:
+                    error = self._error(given)
+                    if error is None:
                         continue
                     # where only the original takes the size or they differ, the size is fixed
-                    error = relative_error(self._run(given), expected)
                     if error <= TOLERANCE:
                         self._worst = max(self._worst, error)
                         return part, bool(others)
@@ -142,27 +148,42 @@ class Verifier:
     def _agrees(self, lengths: list[Any]) -> bool:
         """Whether the original takes such inputs; raises where the graph then differs."""
         for given in resized(self._inputs, lengths, lengths[0][1]):
-            accepted, expected = self._oracle.accepts(given)
-            if accepted:
-                self._judge(given, expected, self._run(given))
+            error = self._error(given)
+            if error is not None:
+                self._judge(given, error)
                 return True
         return False
 
-    def _run(self, inputs: Sequence[Any]) -> Any:
-        """Output of the lifted graph; the error itself where it raises, which equals no output."""
-        module = self._walk.graph_module
-        if self._oracle.keeps_state:
-            module = copy.deepcopy(module)
-        try:
-            return run_lifted(module, inputs)
-        except (RuntimeError, torch.jit.Error, IndexError, TypeError, ValueError) as error:
-            return error
+    def _run_little(self, batch: Axes | None, free: list[Axes], by_formulas: ByFormulas) -> None:
+        """Run both on little, once: the smallest batch, and lengths halved while it is much."""
+        lengths = [(batch, min(1, batch.length))] if batch is not None else []
+        for given in self._smaller_and_smaller(lengths, free):
+            known = by_formulas.original(given)
+            if known is None:
+                return
+            if known[2] <= _MUCH:
+                error = by_formulas.numbers.error(self._walk.graph_module, given)
+                if error is not None:
+                    self._judge(given, error)
+                return
 
-    def _judge(self, inputs: Sequence[Any], expected: Any, actual: Any) -> None:
-        error = relative_error(actual, expected)
-        if error <= TOLERANCE:
+    def _smaller_and_smaller(
+        self, lengths: list[tuple[Axes, int]], free: list[Axes]
+    ) -> Iterator[list[Any]]:
+        yield next(resized(self._inputs, lengths, 1))
+        now = [(axes, axes.length) for axes in free]
+        for _ in range(_MOST_HALVINGS if free else 0):
+            now = [(axes, shorter(length)) for axes, length in now]
+            yield next(resized(self._inputs, [*lengths, *now], 1))
+
+    def _error(self, inputs: Sequence[Any]) -> float | None:
+        return self._agreement.error(self._walk.graph_module, inputs)
+
+    def _judge(self, inputs: Sequence[Any], error: float | None) -> None:
+        if error is not None and error <= TOLERANCE:
             self._worst = max(self._worst, error)
             return
+        expected = self._oracle.run(inputs)
         if relative_error(self._oracle.run(inputs), expected) > TOLERANCE:
             raise LiftMismatch(
                 "The model gives another output each time for one input, so nothing can be "
@@ -175,7 +196,8 @@ class Verifier:
             if place is not None:
                 raise IslandNeeded(place, "its control flow depends on the size of the batch")
             node = first_difference(self._walk.graph_module, other.graph_module, inputs)
-        raise mismatch(node, [value.shape for value in tensors_in(list(inputs))], error)
+        shapes = [value.shape for value in tensors_in(list(inputs))]
+        raise mismatch(node, shapes, float("inf") if error is None else error)
 
     def _name(self, members: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
         names = [

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from compress.errors import BadOutput
-from compress.measure.outputs import output_tensors, primary_output
+from compress.measure.outputs import class_axis, output_tensors, primary_output
 from compress.result import Fidelity
 
 SQNR_LIMIT_DB = 200.0
@@ -86,8 +86,9 @@ class FidelityMeter:
             if a.is_floating_point():
                 self._noise.add(a, b)
         first, second = primary_output(reference), primary_output(compared)
-        if has_classes(first):
-            same = first.argmax(1) == second.argmax(1)
+        axis = class_axis(first)
+        if axis is not None:
+            same = first.argmax(axis) == second.argmax(axis)
             self._agreeing += int(same.sum())
             self._decisions += same.numel()
 
@@ -98,11 +99,6 @@ class FidelityMeter:
             cosine=self._noise.cosine,
             top1_agreement=self._agreeing / self._decisions if self._decisions else None,
         )
-
-
-def has_classes(output: Tensor) -> bool:
-    """Whether axis 1 can be read as classes: `[samples, classes, …]` with two or more."""
-    return output.dim() >= 2 and output.shape[1] >= 2
 
 
 def noise_fraction(fidelity: Fidelity) -> float:

@@ -1,4 +1,9 @@
-"""Paired latency: two models in turn, so that the machine's moods hit both alike.
+"""Paired latency: all models in turn, so that the machine's moods hit them alike.
+
+In a round each model gets one batch of calls, the original first in one round and last in the next;
+a model whose ratio is known well enough leaves. A switch costs: the first calls after another model
+has run find cold caches, and threads of another engine that still spin. They go by untimed, so that
+each figure is what the model takes alone.
 
 A batch counts by its median call, as the reported p50 does: among calls of microseconds on several
 threads some are a thousand times longer, which says nothing of the model and would rule a mean.
@@ -14,16 +19,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist, median
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
 
+from compress.measure.timing import Call, Runner, enter
 from compress.result import Latency, Ratio
 
 _TRIM = 0.2
 _MIN_PAIRS = 12
-_MIN_BATCH_S = 0.010
-_WARM_CALLS = 5  # the JIT profiles its first calls and compiles in the next
+_LEAST_PAIRS = 6  # where the budget has run out: a t-interval of fewer says next to nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,46 +40,72 @@ class Comparison:
     speedup: Ratio
 
 
-def compare_latency(
-    baseline: Callable[[], object],
-    candidate: Callable[[], object],
+@dataclass
+class _Racer:
+    """A model in the race, and the logs of how many times faster than the baseline it ran."""
+
+    runner: Runner
+    log_ratios: list[float] = field(default_factory=list)
+
+    def settled(self, ci_width: float) -> bool:
+        if len(self.log_ratios) < _MIN_PAIRS:
+            return False
+        ratio = ratio_interval(self.log_ratios)
+        return ratio.ci95[1] - ratio.ci95[0] < ci_width * ratio.value
+
+
+def race(
+    baseline: Call,
+    candidates: Mapping[str, Call],
     *,
     budget_s: float = 8.0,
     ci_width: float = 0.03,
     on_round: Callable[[float], None] = lambda fraction: None,
-) -> Comparison:
-    """Time two calls against each other until the ratio is known well enough.
+) -> dict[str, Comparison]:
+    """Time calls against a baseline until each ratio is known well enough.
 
     Args:
         baseline: Calls the original once.
-        candidate: Calls the artifact once.
-        budget_s: Stop after so many seconds, however wide the interval still is.
-        ci_width: Stop when the 95 % interval's whole width is under this fraction of the ratio.
+        candidates: Name to what calls an artifact once.
+        budget_s: Stop after so many seconds in all, however wide the intervals still are; slow
+            models overrun it by what six rounds take.
+        ci_width: A candidate leaves when its 95 % interval's whole width is under this fraction of
+            the ratio.
         on_round: Receives the fraction of the budget used.
+
+    Returns:
+        For each name its latency, the baseline's over the whole race, and their ratio.
     """
     start = time.perf_counter()
-    first_s, second_s = _warm(baseline, budget_s / 8), _warm(candidate, budget_s / 8)
-    calls = (_calls(first_s), _calls(second_s))
-    times: tuple[list[float], list[float]] = ([], [])
-    log_ratios: list[float] = []
-    while True:
-        # who goes first alternates, so that neither always runs on the other's heels
-        order = (0, 1) if len(log_ratios) % 2 == 0 else (1, 0)
-        typical = [0.0, 0.0]
-        for side in order:
-            call = (baseline, candidate)[side]
-            batch = _time(call, calls[side])
-            times[side].extend(batch)
-            typical[side] = median(batch)
-        log_ratios.append(math.log(typical[0] / typical[1]))
+    warm_s = budget_s / 4 / (1 + len(candidates))
+    first = enter(baseline, warm_s)
+    racers = {name: _Racer(enter(call, warm_s)) for name, call in candidates.items()}
+    racing = list(racers.values())
+    rounds = 0
+    while racing:
+        # the order turns round, so that nobody always runs on the same one's heels
+        forth = rounds % 2 == 0
+        if forth:
+            baseline_s = first.run()
+        typical_s = {id(racer): racer.runner.run() for racer in racing[:: 1 if forth else -1]}
+        if not forth:
+            baseline_s = first.run()
+        for racer in racing:
+            racer.log_ratios.append(math.log(baseline_s / typical_s[id(racer)]))
+        rounds += 1
         used = (time.perf_counter() - start) / budget_s
         on_round(min(1.0, used))
-        if len(log_ratios) >= _MIN_PAIRS:
-            ratio = ratio_interval(log_ratios)
-            if used >= 1 or (ratio.ci95[1] - ratio.ci95[0]) < ci_width * ratio.value:
-                return Comparison(
-                    baseline=summarize(times[0]), candidate=summarize(times[1]), speedup=ratio
-                )
+        if used >= 1 and rounds >= _LEAST_PAIRS:
+            break
+        racing = [racer for racer in racing if not racer.settled(ci_width)]
+    return {
+        name: Comparison(
+            baseline=summarize(first.times_s),
+            candidate=summarize(racer.runner.times_s),
+            speedup=ratio_interval(racer.log_ratios),
+        )
+        for name, racer in racers.items()
+    }
 
 
 def ratio_interval(log_ratios: Sequence[float]) -> Ratio:
@@ -121,28 +152,3 @@ def summarize(times_s: Sequence[float]) -> Latency:
         mean=sum(ordered) / len(ordered) * 1e3,
         runs=len(ordered),
     )
-
-
-def _warm(call: Callable[[], object], budget_s: float) -> float:
-    """Call until times settle (three in a row within a tenth of the best), and return the best."""
-    start = time.perf_counter()
-    seen: list[float] = []
-    while True:
-        seen.extend(_time(call, 1))
-        best = min(seen)
-        settled = len(seen) >= _WARM_CALLS and max(seen[-3:]) <= 1.1 * best
-        if settled or (len(seen) >= _WARM_CALLS and time.perf_counter() - start > budget_s):
-            return best
-
-
-def _calls(one_s: float) -> int:
-    return max(1, min(1000, math.ceil(_MIN_BATCH_S / max(one_s, 1e-9))))
-
-
-def _time(call: Callable[[], object], calls: int) -> list[float]:
-    times = []
-    for _ in range(calls):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times

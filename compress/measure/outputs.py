@@ -60,3 +60,25 @@ def same_structure(left: Any, right: Any) -> bool:
             and all(same_structure(a, b) for a, b in zip(left, right, strict=True))
         )
     return type(left) is type(right)
+
+
+def class_axis(answer: Tensor, label: Tensor | None = None) -> int | None:
+    """Return the axis of `answer` that can be read as classes, or None.
+
+    By the labels' shape where there are labels: `[samples, classes, …]` as in torch's
+    cross_entropy, else `[samples, …, classes]`. Without labels it is the last axis of three, as
+    transformers answer for each token, and axis 1 of two, four and more.
+    """
+    if answer.dim() < 2:
+        return None
+    axis = answer.dim() - 1 if answer.dim() == 3 else 1
+    if label is not None:
+        axes = [1, answer.dim() - 1]
+        shaped = [a for a in axes if list(label.shape) == _without(answer, a)]
+        sized = [a for a in axes if label.numel() * answer.shape[a] == answer.numel()]
+        axis = next(iter(shaped + sized), 1)
+    return axis if answer.shape[axis] >= 2 else None
+
+
+def _without(answer: Tensor, axis: int) -> list[int]:
+    return [length for index, length in enumerate(answer.shape) if index != axis]

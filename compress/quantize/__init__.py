@@ -1,6 +1,12 @@
 """Quantization and half precision of lifted graphs."""
 
+from compress.quantize.drafting import Quantized
+from compress.quantize.dynamic import quantize_dynamic
 from compress.quantize.half import to_float32, to_half
-from compress.quantize.static import Quantized, quantize_static
+from compress.quantize.static import quantize_static
+from compress.quantize.weight_only import quantize_weight_only
 
-__all__ = ["Quantized", "quantize_static", "to_float32", "to_half"]
+__all__ = [
+    "Quantized", "quantize_dynamic", "quantize_static", "quantize_weight_only", "to_float32",
+    "to_half",
+]  # fmt: skip

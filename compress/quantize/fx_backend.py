@@ -1,6 +1,7 @@
-"""The one seam to `torch.ao.quantization`, which upstream means to move out of torch.
+"""The seam to `torch.ao.quantization`, which upstream means to move out of torch.
 
-Nothing else in Tersor imports from `torch.ao`. What goes in and comes out are `fx.GraphModule`s.
+Nothing but the files `fx_*.py` here imports from `torch.ao`. What goes in and comes out are
+`fx.GraphModule`s.
 """
 
 from __future__ import annotations
@@ -10,22 +11,11 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.ao.nn import quantized as nnq
-from torch.ao.nn.intrinsic import quantized as nniq
-from torch.ao.quantization import (
-    HistogramObserver,
-    MinMaxObserver,
-    ObserverBase,
-    PerChannelMinMaxObserver,
-    QConfig,
-    QConfigMapping,
-    observer,
-)
+from torch.ao.quantization import ObserverBase
 from torch.ao.quantization.backend_config import get_native_backend_config
 from torch.ao.quantization.fx.custom_config import FuseCustomConfig
 from torch.ao.quantization.fx.fuse import fuse
@@ -33,102 +23,19 @@ from torch.ao.quantization.fx.prepare import prepare as insert_observers
 from torch.ao.quantization.quantize_fx import convert_fx
 from torch.nn import functional as F
 
+from compress.quantize.engines import engine_for, x86_engine
+from compress.quantize.fx_layers import packed_call
+from compress.quantize.fx_observers import EchoObserver, RangeObserver
+from compress.quantize.fx_recipe import REDUCED_MAX, StaticRecipe, mapping_for
+from compress.spec import Backend
+
+__all__ = [
+    "StaticRecipe", "clip_ends", "convert", "engine_for", "float_reference", "observed_targets",
+    "packed_call", "prepare", "x86_engine",
+]  # fmt: skip
+
 # the attention to "migrate to torchao" that torch.ao gives on every call is ours, not the user's
 _NOISE = r".*(torch\.ao\.quantization is deprecated|_empty_affine_quantized|TypedStorage|must_run)"
-
-# fbgemm's transposed kernels take one weight scale per tensor only (pytorch issue 47535)
-_TRANSPOSED_MODULES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_TRANSPOSED: tuple[Any, ...] = (
-    *_TRANSPOSED_MODULES, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
-)  # fmt: skip
-
-_ONEDNN_MAX_GROUPS = 100
-
-_OPERATORS: dict[type[nn.Module], Any] = {
-    nnq.Conv1d: torch.ops.quantized.conv1d,
-    nnq.Conv2d: torch.ops.quantized.conv2d,
-    nnq.Conv3d: torch.ops.quantized.conv3d,
-    nniq.ConvReLU1d: torch.ops.quantized.conv1d_relu,
-    nniq.ConvReLU2d: torch.ops.quantized.conv2d_relu,
-    nniq.ConvReLU3d: torch.ops.quantized.conv3d_relu,
-    nnq.ConvTranspose1d: torch.ops.quantized.conv_transpose1d,
-    nnq.ConvTranspose2d: torch.ops.quantized.conv_transpose2d,
-    nnq.ConvTranspose3d: torch.ops.quantized.conv_transpose3d,
-    nnq.Linear: torch.ops.quantized.linear,
-    nniq.LinearReLU: torch.ops.quantized.linear_relu,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StaticRecipe:
-    """How a graph is quantized.
-
-    Attributes:
-        granularity: One weight scale per output channel, or one per tensor.
-        observer: How activation ranges are found.
-        full_range: Activations span 0-255. Only where the processor has VNNI: without it the
-            kernels add pairs of products in 16 bits and saturate, so 0-127 is used.
-        narrow_layers: Dotted names of convolutions whose weights get 7 bits under the full range;
-            see `saturating_depthwise`.
-        last_layers: Dotted names of layers whose outputs no int8 product takes in: nothing can
-            overflow after them, so they span 0-255 in any case.
-        float_layers: Dotted names of the modules that stay float.
-    """
-
-    granularity: Literal["per_channel", "per_tensor"] = "per_channel"
-    observer: Literal["histogram", "minmax"] = "histogram"
-    full_range: bool = False
-    narrow_layers: frozenset[str] = frozenset()
-    last_layers: frozenset[str] = frozenset()
-    float_layers: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class PackedCall:
-    """A quantized layer as one operator: `operator(x, packed, scale, zero_point)`."""
-
-    operator: Any
-    packed: Any
-    scale: float
-    zero_point: int
-
-
-def saturating_depthwise(module: nn.Module) -> bool:
-    """Whether the x86 engine runs a convolution with fbgemm's depthwise kernel.
-
-    That kernel adds pairs of products in 16 bits even where there is VNNI, so full-range
-    activations times 8-bit weights saturate, off by up to a quarter of the range; 7-bit weights fit
-    (2 * 255 * 64 < 2**15). Up to 100 groups go to oneDNN, which is exact.
-    """
-    return (
-        isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-        and module.groups > _ONEDNN_MAX_GROUPS
-        and module.groups == module.in_channels == module.out_channels
-    )
-
-
-def computes_wrongly(module: nn.Module) -> bool:
-    """Whether torch's int8 kernel for a transposed convolution gives something else altogether.
-
-    oneDNN, which takes those without output padding, swaps input and output channels where they
-    differ in number; fbgemm, which takes the others, fails for 2 x 2 kernels.
-    """
-    if not isinstance(module, _TRANSPOSED_MODULES):
-        return False
-    if any(module.output_padding):
-        return tuple(module.kernel_size) == (2, 2)
-    return module.in_channels != module.out_channels
-
-
-@contextmanager
-def x86_engine() -> Iterator[None]:
-    """Pack and run weights with torch's `x86` engine: fbgemm, and oneDNN where that is faster."""
-    before = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "x86"
-    try:
-        yield
-    finally:
-        torch.backends.quantized.engine = before
 
 
 def prepare(
@@ -148,18 +55,128 @@ def prepare(
             name,
             type(graph_module.get_submodule(name)) if called else type(None),
         )
-    with _quiet(), x86_engine():
+    with _quiet(), engine_for(recipe.backend):
         fused = fuse(graph_module, False, FuseCustomConfig(), backend)
         prepared = insert_observers(
             fused,
-            _mapping(recipe, graph_module),
+            mapping_for(recipe, graph_module),
             False,
             scopes,
             tuple(example_inputs),
             backend_config=backend,
         )
     _keep_to_floats(prepared, example_inputs)
+    _span_all_calls(prepared)
+    _look_behind_clips(prepared)
+    if not recipe.full_range:
+        _narrow_inputs(prepared, recipe.last_layers)
     return prepared
+
+
+def convert(prepared: fx.GraphModule, backend: Backend = "x86") -> fx.GraphModule:
+    """Turn a calibrated module into an int8 one. Consumes `prepared`."""
+    with _quiet(), engine_for(backend):
+        return convert_fx(prepared, backend_config=get_native_backend_config())
+
+
+def float_reference(prepared: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy without observers: the fused float graph, its modules named as the int8 ones.
+
+    Taken before `convert`, which consumes what it is given.
+    """
+    reference = copy.deepcopy(prepared)
+    for node in list(reference.graph.nodes):
+        if node.op == "call_module" and isinstance(
+            reference.get_submodule(str(node.target)), ObserverBase
+        ):
+            node.replace_all_uses_with(node.args[0])
+            reference.graph.erase_node(node)
+    reference.delete_all_unused_submodules()
+    reference.recompile()
+    return reference
+
+
+def observed_targets() -> frozenset[Any]:
+    """Functions and methods on whose results quantization puts observers."""
+    patterns = [config.pattern for config in get_native_backend_config().configs]
+    return frozenset(pattern for pattern in patterns if not isinstance(pattern, tuple))
+
+
+def clip_ends(graph_module: fx.GraphModule, node: fx.Node) -> tuple[float, float] | None:
+    """Return the ends of what clips values, if a node does just that."""
+    low: Any
+    high: Any
+    if node.op == "call_module":
+        module = graph_module.get_submodule(str(node.target))
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+            return float(module.min_val), float(module.max_val)
+        return None
+    if node.target is F.relu6:
+        return 0.0, 6.0
+    if node.target is F.hardtanh:
+        given = dict(zip(("min_val", "max_val"), node.args[1:3], strict=False)) | node.kwargs
+        low, high = given.get("min_val", -1.0), given.get("max_val", 1.0)
+    elif node.target in (torch.clamp, "clamp", "clamp_"):
+        given = dict(zip(("min", "max"), node.args[1:], strict=False)) | node.kwargs
+        low, high = given.get("min"), given.get("max")
+    else:
+        return None
+    if isinstance(low, int | float) and isinstance(high, int | float):
+        return float(low), float(high)
+    return None
+
+
+def _span_all_calls(prepared: fx.GraphModule) -> None:
+    """Find one scale for all answers of a module that is called several times: int8 ones have one.
+
+    The last call's would be used for every call, however small its answers.
+    """
+    first: dict[str, nn.Module] = {}
+    for node in prepared.graph.nodes:
+        if node.op != "call_module" or not node.all_input_nodes:
+            continue
+        source = node.all_input_nodes[0]
+        observer = prepared.get_submodule(str(node.target))
+        if source.op != "call_module" or type(observer) is not RangeObserver:
+            continue
+        shared = first.setdefault(str(source.target), observer)
+        if shared is not observer:
+            for name, each in list(prepared.named_modules(remove_duplicate=False)):
+                if each is observer:
+                    prepared.set_submodule(name, shared)
+
+
+def _look_behind_clips(prepared: fx.GraphModule) -> None:
+    """Before relu6 and its like, take the scale of what they leave, where nobody else sees it.
+
+    An observer is shared across them, so that it would count what is about to be clipped away.
+    """
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    for node in prepared.graph.nodes:
+        if clip_ends(prepared, node) is None or not isinstance(node.args[0], fx.Node):
+            continue
+        before = node.args[0]
+        leader = modules.get(str(before.target)) if before.op == "call_module" else None
+        behind = [modules.get(str(user.target)) for user in node.users if user.op == "call_module"]
+        if type(leader) is RangeObserver and leader in behind and len(before.users) == 1:
+            name = f"{node.name}_echo"
+            prepared.add_submodule(name, EchoObserver(leader))
+            before.target = name
+    prepared.recompile()
+
+
+def _narrow_inputs(prepared: fx.GraphModule, last_layers: frozenset[str]) -> None:
+    """Let last layers take 7 bits in: an observer that is only theirs was made like their output's.
+
+    Such has what comes from a float part of the graph.
+    """
+    for node in prepared.graph.nodes:
+        if node.op == "call_module" and str(node.target) in last_layers:
+            for source in node.all_input_nodes:
+                if source.op == "call_module":
+                    observer = prepared.get_submodule(str(source.target))
+                    if isinstance(observer, RangeObserver):
+                        observer.quant_max = REDUCED_MAX
 
 
 class _Blindfolded(fx.Interpreter):
@@ -200,123 +217,6 @@ def _keep_to_floats(prepared: fx.GraphModule, example_inputs: Sequence[Any]) -> 
         prepared.graph.erase_node(node)
     prepared.delete_all_unused_submodules()
     prepared.recompile()
-
-
-def observed_targets() -> frozenset[Any]:
-    """Functions and methods on whose results quantization puts observers."""
-    patterns = [config.pattern for config in get_native_backend_config().configs]
-    return frozenset(pattern for pattern in patterns if not isinstance(pattern, tuple))
-
-
-def float_reference(prepared: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy without observers: the fused float graph, its modules named as the int8 ones.
-
-    Taken before `convert`, which consumes what it is given.
-    """
-    reference = copy.deepcopy(prepared)
-    for node in list(reference.graph.nodes):
-        if node.op == "call_module" and isinstance(
-            reference.get_submodule(str(node.target)), ObserverBase
-        ):
-            node.replace_all_uses_with(node.args[0])
-            reference.graph.erase_node(node)
-    reference.delete_all_unused_submodules()
-    reference.recompile()
-    return reference
-
-
-def convert(prepared: fx.GraphModule) -> fx.GraphModule:
-    """Turn a calibrated module into an int8 one. Consumes `prepared`."""
-    with _quiet(), x86_engine():
-        return convert_fx(prepared, backend_config=get_native_backend_config())
-
-
-def is_int8(module: nn.Module) -> bool:
-    """Whether a module holds int8 weights."""
-    return isinstance(module, nnq.Conv1d | nnq.Conv2d | nnq.Conv3d | nnq.Linear) or (
-        type(module) in _OPERATORS
-    )
-
-
-def is_rectified(module: nn.Module) -> bool:
-    """Whether a quantized module also applies the relu that followed it.
-
-    Without a relu operator too: an unsigned output whose zero point is 0 holds nothing below.
-    """
-    fused = (nniq.ConvReLU1d, nniq.ConvReLU2d, nniq.ConvReLU3d, nniq.LinearReLU)
-    return isinstance(module, fused) or int(module.zero_point) == 0  # type: ignore[arg-type]
-
-
-def stored_bytes(module: nn.Module) -> int:
-    """Bytes of an int8 module's weights, scales, zero points and bias."""
-    weight, bias = module.weight(), module.bias()  # type: ignore[operator]
-    total: int = weight.numel() * weight.element_size()
-    if weight.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
-        total += weight.q_per_channel_scales().nbytes + weight.q_per_channel_zero_points().nbytes
-    return total + (0 if bias is None else bias.nbytes)
-
-
-def packed_call(module: nn.Module) -> PackedCall | None:
-    """Return the operator that a quantized module is a wrapper of, or None if it does more."""
-    operator = _OPERATORS.get(type(module))
-    if operator is None or getattr(module, "padding_mode", "zeros") != "zeros":
-        return None
-    packed: Any = module._packed_params
-    packed = getattr(packed, "_packed_params", packed)  # Linear wraps its own once more
-    return PackedCall(operator, packed, float(module.scale), int(module.zero_point))  # type: ignore[arg-type]
-
-
-def _mapping(recipe: StaticRecipe, graph_module: fx.GraphModule) -> QConfigMapping:
-    ranges: type[HistogramObserver | MinMaxObserver] = (
-        HistogramObserver if recipe.observer == "histogram" else MinMaxObserver
-    )
-    activation = ranges.with_args(
-        dtype=torch.quint8,
-        qscheme=torch.per_tensor_affine,
-        reduce_range=not recipe.full_range,
-    )
-    per_tensor: Any = MinMaxObserver.with_args(
-        dtype=torch.qint8, qscheme=torch.per_tensor_symmetric
-    )
-    weight: Any = per_tensor
-    if recipe.granularity == "per_channel":
-        weight = PerChannelMinMaxObserver.with_args(
-            dtype=torch.qint8, qscheme=torch.per_channel_symmetric
-        )
-    # sigmoid, tanh and hardsigmoid have known ranges: torch's own table says which
-    mapping = _with_known_ranges(_qconfig(activation=activation, weight=weight))
-    for operator in _TRANSPOSED:
-        mapping.set_object_type(operator, _qconfig(activation=activation, weight=per_tensor))
-    if recipe.full_range:
-        narrow = weight.with_args(quant_min=-64, quant_max=63)
-        for name in sorted(recipe.narrow_layers):
-            mapping.set_module_name(name, _qconfig(activation, narrow))
-    else:
-        wide = activation.with_args(reduce_range=False)
-        for name in sorted(recipe.last_layers):
-            transposed = isinstance(graph_module.get_submodule(name), _TRANSPOSED_MODULES)
-            mapping.set_module_name(name, _qconfig(wide, per_tensor if transposed else weight))
-    for name in sorted(recipe.float_layers):
-        mapping.set_module_name(name, None)
-    return mapping
-
-
-def _qconfig(activation: Any, weight: Any) -> QConfig:
-    return QConfig(activation=activation, weight=weight)  # type: ignore[no-untyped-call]
-
-
-def _with_known_ranges(qconfig: QConfig) -> QConfigMapping:
-    mapping = QConfigMapping().set_global(qconfig)
-    known = {
-        "0to1": (nn.Sigmoid, torch.sigmoid, "sigmoid", "sigmoid_", nn.Hardsigmoid, F.hardsigmoid,
-                 "hardsigmoid", "hardsigmoid_"),
-        "neg1to1": (nn.Tanh, torch.tanh, "tanh", "tanh_"),
-    }  # fmt: skip
-    for span, operators in known.items():
-        fixed = getattr(observer, f"default_fixed_qparams_range_{span}_observer")
-        for operator in operators:
-            mapping.set_object_type(operator, _qconfig(activation=fixed, weight=qconfig.weight))
-    return mapping
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.measure.fidelity import NoiseMeter
-from compress.quantize.fx_backend import computes_wrongly, is_int8, is_rectified, stored_bytes
+from compress.quantize.fx_backend import clip_ends
+from compress.quantize.fx_layers import computes_wrongly, is_int8, is_rectified, stored_bytes
 from compress.quantize.islands import weights_of
 from compress.result import Layer
 from compress.spec import LayerPrecision
@@ -122,6 +123,22 @@ def _why_float(
     return f"{kind} has no int8 kernel"
 
 
+def nothing_done(table: Sequence[Layer], why: str) -> str:
+    """Say that no layer was compressed, and of the first few layers the reasons.
+
+    Args:
+        table: Every weighted layer.
+        why: What none of them does, as `can become int8`.
+    """
+    if not table:
+        return (
+            "The model has no layer with weights, so there is nothing to compress. Was it frozen? "
+            "Save it without torch.jit.freeze."
+        )
+    reasons = "; ".join(f"{layer.name}: {layer.reason or 'stays float'}" for layer in table[:5])
+    return f"None of the model's {len(table)} weighted layers {why} ({reasons})."
+
+
 def measure_layers(
     reference: fx.GraphModule,
     converted: fx.GraphModule,
@@ -142,7 +159,8 @@ def measure_layers(
     meters = {name: NoiseMeter() for name in shared}
     signals: dict[str, list[Tensor]] = {name: [] for name in shared}
     quantized = {name: converted.get_submodule(name) for name in shared}
-    with_relu = {n for n, module in quantized.items() if is_int8(module) and is_rectified(module)}
+    clips = _clips_behind(reference)
+    with_relu = {n for n, module in quantized.items() if _gives_no_negatives(module)}
 
     def keep(name: str, output: Tensor) -> None:
         signals[name].append(output)
@@ -151,7 +169,10 @@ def measure_layers(
         if signals[name]:
             signal = signals[name].pop(0)
             # conversion also fuses a relu that stood apart in the float graph
-            meters[name].add(signal.relu() if name in with_relu else signal, output)
+            signal = signal.relu() if name in with_relu else signal
+            if name in clips:  # and gives the scale of what is left of it
+                signal, output = signal.clamp(*clips[name]), output.clamp(*clips[name])
+            meters[name].add(signal, output)
 
     with torch.no_grad():
         for batch in batches:
@@ -160,6 +181,23 @@ def measure_layers(
             _run_hooked(reference, shared, batch, keep)
             _run_hooked(converted, shared, batch, compare)
     return {name: meter.sqnr_db for name, meter in meters.items() if meter.elements}
+
+
+def _clips_behind(reference: fx.GraphModule) -> dict[str, tuple[float, float]]:
+    """Return the modules whose output is clipped before anyone else sees it, and to what."""
+    found = {}
+    for node in reference.graph.nodes:
+        ends = [clip_ends(reference, user) for user in node.users]
+        if node.op == "call_module" and len(ends) == 1 and ends[0] is not None:
+            found[str(node.target)] = ends[0]
+    return found
+
+
+def _gives_no_negatives(module: nn.Module) -> bool:
+    """Whether a layer also applies the relu that followed it: in int8, or in a fused float pair."""
+    if isinstance(module, nn.Sequential):
+        return len(module) > 0 and isinstance(module[-1], nn.ReLU)
+    return is_int8(module) and is_rectified(module)
 
 
 def _called(graph_module: fx.GraphModule, name: str) -> bool:

@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-import copy
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from compress.errors import NothingToCompress, UnsupportedOperator
 from compress.quantize import fx_backend
-from compress.quantize.fx_backend import StaticRecipe
-from compress.quantize.graph_rules import (
-    flatten_output,
-    has_bare_products,
-    last_layers,
-    make_quantizable,
-    restore_output,
-)
-from compress.quantize.hiding import hide_like, reveal
-from compress.quantize.islands import renew_islands
-from compress.quantize.layers import layer_table, measure_layers, weighted_layers
-from compress.quantize.overrides import resolve_overrides
-from compress.result import Layer
-from compress.spec import PtqConfig
+from compress.quantize.activations import Activations
+from compress.quantize.adaround import round_adaptively_
+from compress.quantize.bias_correction import correct_biases_
+from compress.quantize.channels import LAYERS
+from compress.quantize.drafting import Quantized, draft
+from compress.quantize.engines import engine_for
+from compress.quantize.fx_recipe import StaticRecipe, find_weight_scales
+from compress.quantize.graph_rules import drop_idle_clips
+from compress.quantize.layers import measure_layers
+from compress.quantize.stepping import called_once, keep_first
+from compress.spec import Backend, PtqConfig
 
-
-@dataclass(frozen=True)
-class Quantized:
-    """An int8 graph and the table of its layers."""
-
-    graph_module: fx.GraphModule
-    layers: list[Layer]
+_KEPT_SAMPLES = 64
 
 
 def quantize_static(
     graph_module: fx.GraphModule,
     example_inputs: Sequence[Any],
-    calibration: Iterable[Sequence[Any]] | None,
+    calibration: Iterable[Sequence[Any]] | Activations | None,
     config: PtqConfig,
     *,
-    full_range: bool,
+    full_range: bool | None = None,
+    backend: Backend = "x86",
     islands: Mapping[str, str] | None = None,
     probes: Iterable[Sequence[Any]] = (),
     on_convert: Callable[[], None] = lambda: None,
+    seed: int = 0,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantized:
     """Quantize weights and activations to int8 with scales from calibration.
 
@@ -54,126 +45,101 @@ def quantize_static(
         graph_module: The float graph; left as it is.
         example_inputs: One small batch.
         calibration: Batches of inputs, read once; the caller counts progress as they are drawn.
+            What is known of activations from plans before, where nothing looks at samples again.
             None for a trial on the example alone, whose ranges are of no use.
         config: Observer, granularity, overrides.
-        full_range: Whether the processor's int8 kernels do not saturate; see StaticRecipe.
+        full_range: Whether the processor's int8 kernels do not saturate; see StaticRecipe. None
+            says so of every backend but `x86`.
+        backend: What processors the graph is packed for.
         islands: Name to the reason why a module stays TorchScript.
         probes: Few, small batches on which each layer's error is measured.
         on_convert: Called when calibration is over.
+        seed: Seeds what adaptive rounding draws.
+        on_round: Is told after each layer how many have been rounded, of how many.
 
     Raises:
         NothingToCompress: No layer could be quantized.
         InvalidSpec: An override that matches no layer.
     """
-    model = copy.deepcopy(graph_module).float().eval()
-    layers = weighted_layers(model)
-    overrides = resolve_overrides(config.overrides, list(layers))
-    renew_islands(model, graph_module, hidden=True)
-    make_quantizable(model)
-    structure = flatten_output(model)
-    unfit = {
-        n
-        for n, layer in layers.items()
-        if isinstance(getattr(layer.module, "padding", None), str)
-        or fx_backend.computes_wrongly(layer.module)
-    }
-    recipe = StaticRecipe(
-        granularity=config.granularity,
-        observer=config.observer,
-        full_range=full_range,
-        narrow_layers=frozenset(
-            n for n, layer in layers.items() if fx_backend.saturating_depthwise(layer.module)
-        ),
-        last_layers=last_layers(model, layers),
-        float_layers=frozenset(
-            {n for n, (_, precision) in overrides.items() if precision == "fp32"} | unfit
-        ),
+    if full_range is None:
+        full_range = backend != "x86"
+    with engine_for(backend):
+        return _quantize(
+            graph_module, example_inputs, calibration, config,
+            full_range, backend, islands or {}, probes, on_convert, seed, on_round,
+        )  # fmt: skip
+
+
+def _quantize(
+    graph_module: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    calibration: Iterable[Sequence[Any]] | Activations | None,
+    config: PtqConfig,
+    full_range: bool,
+    backend: Backend,
+    islands: Mapping[str, str],
+    probes: Iterable[Sequence[Any]],
+    on_convert: Callable[[], None],
+    seed: int,
+    on_round: Callable[[int, int], None],
+) -> Quantized:
+    kept: list[Sequence[Any]] = []
+    if calibration is not None and not isinstance(calibration, Activations):
+        kept, calibration = keep_first(calibration, _samples_kept(config))
+    made = draft(
+        graph_module, example_inputs, config, full_range=full_range, backend=backend, kept=kept
     )
-    converted = _hide_what_fails(model, example_inputs, recipe)
+    model, recipe, converted = made.model, made.recipe, made.trial
+    if config.adaround and kept:  # not for a trial: it takes minutes
+        recipe = _round(model, kept, recipe, seed, on_round)
     sqnr_db: dict[str, float] = {}
     if calibration is not None:
         prepared = fx_backend.prepare(model, example_inputs, recipe)
-        renew_islands(prepared, graph_module, hidden=True)
-        with torch.no_grad():
-            for batch in calibration:
-                prepared(*batch)
+        made.renew_islands(prepared)
+        _observe(prepared, calibration)
         on_convert()
         reference = fx_backend.float_reference(prepared)
-        converted = fx_backend.convert(prepared)
+        converted = fx_backend.convert(prepared, recipe.backend)
+        drop_idle_clips(converted)
         for measured in (reference, converted):
-            renew_islands(measured, graph_module, hidden=True)
-        sqnr_db = measure_layers(reference, converted, layers, probes)
-    renew_islands(converted, graph_module)
-    reveal(converted)
-    restore_output(converted, structure)
-    table = layer_table(layers, converted, overrides, islands or {}, sqnr_db)
-    if not any(layer.precision == "int8" for layer in table):
-        raise NothingToCompress(_nothing(table, has_bare_products(model)))
-    return Quantized(converted, table)
+            made.renew_islands(measured)
+        if config.bias_correction:
+            correct_biases_(converted, reference, kept, backend)
+            for measured in (reference, converted):
+                made.renew_islands(measured)
+        sqnr_db = measure_layers(reference, converted, made.layers, probes)
+    return made.finish(converted, islands, sqnr_db)
 
 
-def _hide_what_fails(
-    model: fx.GraphModule, example_inputs: Sequence[Any], recipe: StaticRecipe
-) -> fx.GraphModule:
-    """Try the conversion on the example alone; keep float what torch has no int8 kernel for.
-
-    Returns:
-        The graph converted with the example's ranges.
-
-    Raises:
-        UnsupportedOperator: It fails where nothing can be kept float.
-    """
-    recipe = replace(recipe, observer="minmax")  # the ranges do not matter
-    while True:
-        prepared = fx_backend.prepare(copy.deepcopy(model), example_inputs, recipe)
-        with torch.no_grad():
-            prepared(*example_inputs)
-        converted = fx_backend.convert(prepared)
-        failing = _first_failure(converted, example_inputs)
-        if failing is None:
-            return converted
-        node, error = failing
-        if not hide_like(model, node):
-            operator = re.search(r"((?:aten|quantized)::\w+)", str(error))
-            raise UnsupportedOperator(
-                f"Quantization led int8 values to {operator[1] if operator else node.name}, which "
-                "does not take them so; keep the layers before it fp32 with `overrides`, or "
-                "convert to fp16."
-            ) from error
+def _observe(prepared: fx.GraphModule, calibration: Iterable[Sequence[Any]] | Activations) -> None:
+    if isinstance(calibration, Activations):
+        calibration.fill_(prepared)
+        return
+    with torch.no_grad():
+        for batch in calibration:
+            prepared(*batch)
 
 
-def _first_failure(
-    converted: fx.GraphModule, example_inputs: Sequence[Any]
-) -> tuple[fx.Node, Exception] | None:
-    """Return the node that raises on the example, if one does."""
-    failed: list[tuple[fx.Node, Exception]] = []
-
-    class Runner(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            try:
-                return super().run_node(n)
-            except Exception as error:
-                failed.append((n, error))
-                raise
-
-    runner = Runner(converted)
-    runner.extra_traceback = False
-    try:
-        with torch.no_grad():
-            runner.run(*example_inputs)
-    except Exception:
-        if not failed:
-            raise
-    return failed[0] if failed else None
+def _round(
+    model: fx.GraphModule,
+    batches: Sequence[Sequence[Any]],
+    recipe: StaticRecipe,
+    seed: int,
+    on_layer: Callable[[int, int], None],
+) -> StaticRecipe:
+    """Round weights adaptively, in place; the recipe returned holds the scales they are for."""
+    names = [
+        name
+        for name in called_once(model)
+        if name not in recipe.float_layers and type(model.get_submodule(name)) in LAYERS
+    ]
+    scales = find_weight_scales(model, recipe, names)
+    limits = {name: recipe.weight_limits(name) for name in names}
+    done = round_adaptively_(model, batches, scales, limits, seed=seed, on_layer=on_layer)
+    return replace(recipe, weight_scales={name: scales[name] for name in done})
 
 
-def _nothing(table: Sequence[Layer], bare: bool) -> str:
-    if not table and bare:
-        return (
-            "The model's weights belong to no layer: it was frozen, or is a single layer saved by "
-            "itself. Save it without torch.jit.freeze, or inside another module."
-        )
-    if not table:
-        return "The model has no layer with weights, so there is nothing to quantize."
-    reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in table[:5])
-    return f"None of the model's {len(table)} weighted layers can become int8 ({reasons})."
+def _samples_kept(config: PtqConfig) -> int:
+    """Samples that algorithms look at again and again, and that are held in memory for them."""
+    looked_at = config.smoothquant or config.equalize or config.bias_correction or config.adaround
+    return _KEPT_SAMPLES if looked_at else 0

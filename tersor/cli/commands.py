@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tersor._version import get_version
-from tersor.cli import files, jobs, service
+from tersor.cli import files, jobs, projects, service
 from tersor.cli.session import ApiKey, Json, Session, Url
 
 app = typer.Typer(
@@ -24,11 +24,13 @@ app = typer.Typer(
 )
 app.add_typer(service.root)
 app.add_typer(jobs.root)
+app.add_typer(projects.root)
 app.add_typer(jobs.jobs, name="jobs")
 app.add_typer(files.models, name="models")
 app.add_typer(files.datasets, name="datasets")
-app.add_typer(service.keys, name="keys")
-app.add_typer(service.projects, name="projects")
+app.add_typer(projects.keys, name="keys")
+app.add_typer(projects.projects, name="projects")
+app.add_typer(projects.webhooks, name="webhooks")
 
 
 def _print_version(wanted: bool) -> None:

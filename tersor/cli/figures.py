@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 import typer
 
@@ -12,6 +14,7 @@ from tersor.views import Artifact, Quality, Ratio, Result
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _VERDICTS = {"faster": "faster", "not_faster": "not faster", "not_measured": "not measured"}
+_TRAINED = {"teacher": "teacher", "student_before": "before", "student_after": "after"}
 NOTHING = "-"
 
 
@@ -36,6 +39,11 @@ def age(moment: datetime | None) -> str:
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def clock(moment: datetime | None) -> str:
+    """Return date and time in UTC, to the second."""
+    return NOTHING if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def milliseconds(value: float | None) -> str:
@@ -67,6 +75,9 @@ def print_result(result: Result) -> None:
         )
     else:
         typer.echo("none is recommended, keep the original: slower, or over the accuracy budget")
+    _print_training(result.training or {})
+    for each in result.undelivered:
+        typer.echo(f"  no {each.format} file: {each.reason}")
     kept = [layer for layer in result.layers if layer.reason]
     for layer in kept[:10]:
         typer.echo(f"  {layer.name} stayed {layer.precision}: {layer.reason}")
@@ -84,6 +95,18 @@ def job_line(job: Job) -> str:
         return f"{job.id} queued{place}"
     left = f", {job.eta_seconds:.0f} s left" if job.eta_seconds is not None else ""
     return f"{job.id} {job.stage or 'starting'} {job.progress:4.0%}{left}  {job.message}".rstrip()
+
+
+def _print_training(training: Mapping[str, Any]) -> None:
+    """Print what training won, where qualities were measured."""
+    told = [
+        f"{label} {quality['value']:.4f}"
+        for name, label in _TRAINED.items()
+        if (quality := training.get(name)) and isinstance(quality.get("value"), int | float)
+    ]
+    if told:
+        metric = (training.get("student_after") or {}).get("metric") or "quality"
+        typer.echo(f"  trained, {metric}: {', '.join(told)}")
 
 
 def _artifact_row(artifact: Artifact, recommended: str | None) -> list[str]:

@@ -2,48 +2,41 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from tersor.cli.bodies import (
+    Backend,
+    BatchSize,
+    Calibration,
+    Device,
+    Evaluation,
+    Formats,
+    JobLabels,
+    MaxDrop,
+    Method,
+    Metric,
+    ModelOption,
+    Overrides,
+    Samples,
+    Settings,
+    Student,
+    Training,
+    job_arguments,
+)
 from tersor.cli.figures import NOTHING, age, job_line, print_result, size
 from tersor.cli.files import Limit, pairs
 from tersor.cli.session import Session, command, print_table
 from tersor.cli.watching import byte_progress, follow, say_saved
+from tersor.jobs import Job
 from tersor.views import Preflight
 
 root = typer.Typer()
 jobs = typer.Typer(help="Look at jobs, cancel and remove them.", no_args_is_help=True)
 
-_ID = re.compile(r"(mdl|dst)_[0-9a-z]+")
-
-Method = Annotated[str, typer.Argument(help="ptq, convert; `tersor methods` lists them.")]
-ModelOption = Annotated[str, typer.Option("--model", help="Id, or a file to upload first.")]
-Calibration = Annotated[
-    str | None, typer.Option(help="Dataset for activation ranges: id, or a file to upload.")
-]
-Evaluation = Annotated[
-    str | None, typer.Option(help="Dataset for quality: id, or a file to upload.")
-]
-Samples = Annotated[int | None, typer.Option(min=1, help="Calibration samples, at most.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples per calibration step.")]
-Metric = Annotated[str | None, typer.Option(help="top1, top5, mse, mae or agreement.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="Config field, as observer=minmax.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--override", help="Precision of layers, as 'fc.*=fp32'.")
-]
-Formats = Annotated[list[str] | None, typer.Option("--format", help="Artifact format.")]
-Backend = Annotated[str | None, typer.Option(help="Processor the artifact is for.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-MaxDrop = Annotated[
-    float | None, typer.Option("--max-drop", help="Accuracy budget: 0.01 is one point.")
-]
-JobLabels = Annotated[list[str] | None, typer.Option("--label", help="key=value.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Watch it to its end.")]
 
 
 @command(root, "submit")
@@ -53,6 +46,8 @@ def submit(
     model: ModelOption,
     calibration: Calibration = None,
     evaluation: Evaluation = None,
+    training: Training = None,
+    student: Student = None,
     samples: Samples = None,
     batch_size: BatchSize = None,
     metric: Metric = None,
@@ -66,21 +61,26 @@ def submit(
     priority: Annotated[int | None, typer.Option(help="Higher runs first.")] = None,
     timeout: Annotated[int | None, typer.Option("--timeout-s", min=1, help="Limit.")] = None,
     label: JobLabels = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Watch it to its end.")] = False,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address to tell when the job has ended.")
+    ] = None,
+    wait: Wait = False,
 ) -> None:
     """Submit a job; files given instead of ids are uploaded first."""
-    body = _body(
-        session, model, calibration, evaluation, samples, batch_size, metric, set_, override,
+    body = job_arguments(
+        session, model, calibration, evaluation, training, student, samples, batch_size, metric,
+        set_, override,
         formats=format_ or None, backend=backend, device=device, max_accuracy_drop=max_drop,
         seed=seed, priority=priority, timeout_s=timeout, labels=pairs(label, "--label") or None,
+        webhook={"url": webhook} if webhook else None,
     )  # fmt: skip
-    job = session.client.jobs.submit(method, **body)
-    if wait:
-        if not session.json:
-            typer.echo(f"{job.id} submitted", err=True)
-        follow(session, job)
-    else:
-        session.show(job.raw, lambda: typer.echo(f"{job.id}\nwatch it: tersor watch {job.id}"))
+    _show_new(session, session.client.jobs.submit(method, **body), wait=wait)
+
+
+@command(root, "retry")
+def retry(session: Session, job_id: str, wait: Wait = False) -> None:
+    """Submit a finished job once more: a new job, with the same spec."""
+    _show_new(session, session.client.jobs.retry(job_id), wait=wait)
 
 
 @command(root, "preflight")
@@ -90,6 +90,8 @@ def preflight(
     model: ModelOption,
     calibration: Calibration = None,
     evaluation: Evaluation = None,
+    training: Training = None,
+    student: Student = None,
     samples: Samples = None,
     batch_size: BatchSize = None,
     metric: Metric = None,
@@ -100,8 +102,9 @@ def preflight(
     device: Device = None,
 ) -> None:
     """Ask, without a job, whether a job could run and what it would compress. Exit 1: no."""
-    body = _body(
-        session, model, calibration, evaluation, samples, batch_size, metric, set_, override,
+    body = job_arguments(
+        session, model, calibration, evaluation, training, student, samples, batch_size, metric,
+        set_, override,
         formats=format_ or None, backend=backend, device=device,
     )  # fmt: skip
     found = session.client.preflight(method, **body)
@@ -137,7 +140,7 @@ def list_jobs(
     session: Session,
     limit: Limit = 20,
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, ...")] = None,
-    method: Annotated[str | None, typer.Option(help="ptq, convert")] = None,
+    method: Annotated[str | None, typer.Option(help="ptq, qat, distill, mixed, convert")] = None,
     label: Annotated[str | None, typer.Option(help="key=value")] = None,
 ) -> None:
     """List jobs, newest first."""
@@ -196,78 +199,13 @@ def list_events(session: Session, job_id: str) -> None:
     session.show_table([event.raw for event in found], ["utc", "level", "type", "message"], rows)
 
 
-def _body(
-    session: Session,
-    model: str,
-    calibration: str | None,
-    evaluation: str | None,
-    samples: int | None,
-    batch_size: int | None,
-    metric: str | None,
-    settings: list[str] | None,
-    overrides: list[str] | None,
-    **fields: Any,
-) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        key: _value(value) for key, value in pairs(settings, "--set").items()
-    }  # fmt: skip
-    if overrides:
-        config["overrides"] = pairs(overrides, "--override")
-    if calibration is None and (samples or batch_size):
-        raise typer.BadParameter("needs --calibration", param_hint="--samples / --batch-size")
-    if evaluation is None and metric:
-        raise typer.BadParameter("needs --evaluation", param_hint="--metric")
-    uploaded: dict[str, str] = {}
-    return {
-        "model_id": _stored(session, model, "mdl", uploaded),
-        "calibration": _data(
-            session, calibration, uploaded, samples=samples, batch_size=batch_size
-        ),
-        "evaluation": _data(session, evaluation, uploaded, metric=metric),
-        "config": config or None,
-        **fields,
-    }
-
-
-def _data(
-    session: Session, given: str | None, uploaded: dict[str, str], **fields: Any
-) -> dict[str, Any] | None:
-    if given is None:
-        return None
-    return {
-        "dataset_id": _stored(session, given, "dst", uploaded),
-        **{name: value for name, value in fields.items() if value is not None},
-    }
-
-
-def _stored(session: Session, given: str, prefix: str, uploaded: dict[str, str]) -> str:
-    """Return the id given, or that of the file given, uploaded once."""
-    if given in uploaded:
-        return uploaded[given]
-    path = Path(given)
-    if not path.is_file():
-        found = _ID.fullmatch(given)
-        if found is None or found[1] != prefix:
-            raise typer.BadParameter(f"{given!r} is neither a file nor an id ({prefix}_...)")
-        return given
-    client = session.client
-    with byte_progress(session, path) as progress:
-        if prefix == "mdl":
-            stored = client.models.upload(path, progress=progress).id
-        else:
-            stored = client.datasets.upload(path, progress=progress).id
+def _show_new(session: Session, job: Job, *, wait: bool) -> None:
+    if not wait:
+        session.show(job.raw, lambda: typer.echo(f"{job.id}\nwatch it: tersor watch {job.id}"))
+        return
     if not session.json:
-        typer.echo(f"{stored} is {path.name}", err=True)
-    uploaded[given] = stored
-    return stored
-
-
-def _value(text: str) -> Any:
-    """Return JSON where it is JSON (`true`, `0.5`, `[1]`), else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+        typer.echo(f"{job.id} submitted", err=True)
+    follow(session, job)
 
 
 def _print_preflight(found: Preflight) -> None:

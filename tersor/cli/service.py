@@ -1,4 +1,4 @@
-"""`tersor up`, `methods`, `system`, `keys …` and `projects …`."""
+"""`tersor up`, `methods` and `system`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from typing import Annotated
 
 import typer
 
-from tersor.cli.figures import NOTHING, age
-from tersor.cli.files import Limit
 from tersor.cli.session import Session, command
 
 root = typer.Typer()
-keys = typer.Typer(help="API keys of your project.", no_args_is_help=True)
-projects = typer.Typer(help="Projects; needs a key with the scope admin.", no_args_is_help=True)
 
 
 @root.command("up")
@@ -79,62 +75,3 @@ def system(session: Session) -> None:
             typer.echo(f"limit    {name}: {value:.15g}")
 
     session.show(found.raw, render)
-
-
-@command(keys, "create")
-def create_key(
-    session: Session,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "key",
-    scope: Annotated[
-        list[str] | None, typer.Option(help="read, write, admin; may be repeated.")
-    ] = None,
-    project: Annotated[str | None, typer.Option(help="Id of another project.")] = None,
-) -> None:
-    """Make a key. Its secret is shown this once."""
-    key = session.client.keys.create(
-        name, scopes=tuple(scope) if scope else None, project_id=project
-    )
-    session.show(
-        key.raw, lambda: typer.echo(f"{key.id}  {key.name}\n{key.key}\nkeep it: it is shown once")
-    )
-
-
-@command(keys, "list")
-def list_keys(
-    session: Session,
-    limit: Limit = 50,
-    project: Annotated[str | None, typer.Option(help="Id of another project.")] = None,
-) -> None:
-    """List keys, newest first, without their secrets."""
-    found = list(session.client.keys.list(limit, project_id=project))
-    rows = [
-        [
-            key.id, key.name, key.prefix, ",".join(key.scopes), age(key.created_at),
-            age(key.revoked_at) if key.revoked_at else NOTHING,
-        ]
-        for key in found
-    ]  # fmt: skip
-    columns = ["id", "name", "prefix", "scopes", "age", "revoked"]
-    session.show_table([key.raw for key in found], columns, rows)
-
-
-@command(keys, "revoke")
-def revoke_key(session: Session, key_id: str) -> None:
-    """Revoke a key, at once and for good."""
-    session.client.keys.revoke(key_id)
-    session.show({"revoked": key_id}, lambda: typer.echo(f"{key_id} revoked"))
-
-
-@command(projects, "create")
-def create_project(session: Session, name: str) -> None:
-    """Make a project."""
-    project = session.client.projects.create(name)
-    session.show(project.raw, lambda: typer.echo(f"{project.id}  {project.name}"))
-
-
-@command(projects, "list")
-def list_projects(session: Session, limit: Limit = 50) -> None:
-    """List projects, newest first."""
-    found = list(session.client.projects.list(limit))
-    rows = [[project.id, project.name, age(project.created_at)] for project in found]
-    session.show_table([project.raw for project in found], ["id", "name", "age"], rows)

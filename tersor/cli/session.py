@@ -23,7 +23,6 @@ from tersor.errors import (
     ConfigurationError,
     DigestMismatch,
     FileChanged,
-    JobFailed,
     TersorError,
     TransportError,
     Unauthorized,
@@ -164,8 +163,6 @@ def report(error: TersorError) -> int:
     hint = _hint(error)
     if hint:
         typer.echo(f"  {hint}", err=True)
-    if isinstance(error, JobFailed):
-        return JOB_FAILED
     if isinstance(error, TransportError):
         return UNREACHABLE
     if isinstance(error, ConfigurationError | FileChanged):
@@ -178,8 +175,8 @@ def _hint(error: TersorError) -> str | None:
         return (
             "Give a key: --api-key, TERSOR_API_KEY, or TERSOR_DATA_DIR with `tersor up`'s folder."
         )
-    if isinstance(error, JobFailed) and error.retryable:
-        return "The same job may succeed if submitted again."
+    if error.code == "webhook_secret_missing":
+        return "`tersor webhooks secret` makes one."
     if isinstance(error, DigestMismatch):
         return "Something between here and the service changes or cuts what is sent."
     if isinstance(error, ApiError) and error.status >= 500 and error.request_id:

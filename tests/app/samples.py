@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.numpy import save
 from starlette.testclient import TestClient
 from torch import Tensor, nn
 
+from app.settings import Settings
 from tests.compress import zoo
 from tests.compress.structured import Structured
 
@@ -99,3 +101,8 @@ def upload(client: TestClient, kind: str, content: bytes, **fields: str) -> dict
     )
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
+
+
+def files_in(settings: Settings) -> list[Path]:
+    """All blobs that are stored."""
+    return [path for path in (settings.data_dir / "blobs").rglob("*") if path.is_file()]

@@ -17,6 +17,9 @@ from typing import Any
 
 import httpx
 
+from app.db import migrate
+from tests.app.conftest import make_key, make_settings
+
 
 @dataclass
 class Server:
@@ -62,8 +65,7 @@ def admin(settings: dict[str, str], *arguments: str) -> Any:
 def serve(data_dir: Path, **settings: str) -> Iterator[Server]:
     """Yield a running server with a migrated database and an admin's key."""
     env = environment(data_dir, **settings)
-    admin(env, "migrate")
-    key = admin(env, "bootstrap")["key"]
+    key = _prepare(data_dir)
     log = data_dir.parent / f"{data_dir.name}.log"
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -81,6 +83,13 @@ def serve(data_dir: Path, **settings: str) -> Iterator[Server]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(20)
+
+
+def _prepare(data_dir: Path) -> str:
+    """Do what `app.admin migrate` and `bootstrap` do, without two processes; return the key."""
+    own = make_settings(data_dir, f"sqlite:///{data_dir}/tersor.db", "")
+    migrate(own)
+    return make_key(own, "default").token
 
 
 def wait_until(condition: Any, timeout_s: float = 10.0) -> None:

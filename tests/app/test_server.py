@@ -36,9 +36,10 @@ STALL_S = 0.8
 
 @pytest.fixture(scope="module")
 def stalling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that gives up a stalled body early."""
+    """A server that gives up a stalled body early, and writes its log as JSON."""
     folder = tmp_path_factory.mktemp("stalling") / "data"
-    with serve(folder, TERSOR_LIMIT_UPLOAD_STALL_S=str(STALL_S)) as server:
+    settings = {"TERSOR_LIMIT_UPLOAD_STALL_S": str(STALL_S), "TERSOR_LOG_FORMAT": "json"}
+    with serve(folder, **settings) as server:
         yield server
 
 
@@ -197,14 +198,14 @@ def test_equal_uploads_and_removals_at_once_never_lose_a_file(server: Server) ->
     assert not [path for path in server.stored_files() if samples.sha256(content) in path.name]
 
 
-def test_the_log_is_json_and_names_the_request(tmp_path: Path) -> None:
-    with serve(tmp_path / "data", TERSOR_LOG_FORMAT="json") as server, server.client() as client:
+def test_the_log_is_json_and_names_the_request(stalling: Server) -> None:
+    with stalling.client() as client:
         client.get("/v1/system", headers={"X-Request-Id": "find-me"})
-        wait_until(lambda: "find-me" in server.log.read_text())
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    wait_until(lambda: "find-me" in stalling.log.read_text())
+    lines = [json.loads(line) for line in stalling.log.read_text().splitlines()]
     found = next(line for line in lines if line.get("request_id") == "find-me")
     assert (found["message"], found["status"]) == ("GET /v1/system", 200)
-    assert server.key not in server.log.read_text()
+    assert stalling.key not in stalling.log.read_text()
 
 
 def run_app(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:

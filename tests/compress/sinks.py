@@ -32,5 +32,5 @@ class Recorder:
 
 def out_dir(tmp_path: Path) -> Path:
     path = tmp_path / "out"
-    path.mkdir(exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     return path

@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from compress import appraisal
 from compress.__main__ import _declared, main
 from compress.errors import InvalidSpec
 from compress.spec import TensorSpec
 from tests.compress import zoo
-
-
-@pytest.fixture(autouse=True)
-def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.3)
 
 
 @pytest.fixture
@@ -74,3 +68,22 @@ def test_a_fault_is_one_line_with_its_code(
     assert capsys.readouterr().err.splitlines()[-1].startswith("invalid_spec: Override 'nothing'")
     assert main(["ptq", files[0], "absent.npz", "-o", out]) == 2
     assert main(["ptq", *files, "-o", out, "--override", "conv1:fp64"]) == 2
+
+
+def test_distill_takes_a_student_and_training_data(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, student = tmp_path / "out", tmp_path / "s.pt"
+    small = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    torch.jit.script(small).save(str(student))
+    arguments = ["distill", *files, "--student", str(student), "--epochs", "2", "--batch-size", "4"]
+    kept = tmp_path / "kept"
+    assert main([*arguments, "-o", str(out), "--checkpoints", str(kept), "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["training"]["epochs"] == 2
+    assert "epoch 2/2, loss" in told.err
+    assert (out / "model.fp32.torchscript.pt").exists()
+    assert (kept / "distill.checkpoint").exists()
+    assert main(["distill", files[0], files[1], "-o", str(out)]) == 2
+    assert "Give student_model_id or prune" in capsys.readouterr().err
+    assert main([*arguments[:3], "--student", "absent.pt", "-o", str(out)]) == 2

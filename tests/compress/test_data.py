@@ -276,3 +276,42 @@ def test_constant_calibration_is_refused_but_one_black_image_is_not(tmp_path: Pa
     np.savez(tmp_path / "d.npz", input=np.ones_like(array))
     with pytest.raises(BadCalibrationData, match="constant"):
         open_dataset(tmp_path / "d.npz", tmp_path).check_calibration(7)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"input": np.where(np.arange(12).reshape(6, 2) == 7, np.inf, 1.0)}, "'input', sample 3,"),
+        ({"input_0": images(), "input_1": images() * np.nan}, "'input_1', sample 0,"),
+        ({"input": np.geomspace(1, 1e39, 6).reshape(3, 2)}, "'input', sample 2, .*float32"),
+        ({"input": np.zeros((4, 0), np.float32)}, "'input' holds no values in samples 0 to 3"),
+        ({"input": np.full((4, 2), 3, np.int64)}, "'input' is constant: .* all hold 3"),
+        (
+            {"input_0": np.ones((4, 2), np.int64), "input_1": np.zeros((4, 2), np.float32)},
+            "'input_1' is constant: .* all hold 0",
+        ),
+    ],
+)
+def test_calibration_that_gives_no_ranges_is_told_by_array_and_sample(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(BadCalibrationData, match=message):
+        open_dataset(tmp_path / "d.npz", tmp_path).check_calibration(7)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"input_0": np.zeros((4, 2), np.float32), "input_1": np.arange(8).reshape(4, 2)},
+        {"input_0": images(4), "input_1": np.ones((4, 2), bool)},
+        {"input_0": images(4), "input_1": np.zeros((4, 0), np.float32)},
+        {"input": images(1)},
+    ],
+    ids=["a state of zeros beside ids", "a mask", "an empty state", "one sample"],
+)
+def test_calibration_that_varies_somewhere_is_taken(
+    tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    np.savez(tmp_path / "d.npz", **arrays)
+    open_dataset(tmp_path / "d.npz", tmp_path).check_calibration(7)

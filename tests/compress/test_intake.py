@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import appraisal
 from compress.errors import (
     BadCalibrationData,
     BadEvaluationData,
@@ -28,16 +27,10 @@ from compress.errors import (
 from compress.intake import Intake, open_intake
 from compress.pipeline import run
 from compress.result import Inputs
-from compress.spec import ConvertConfig, EngineSpec, Method, PtqConfig, TensorSpec
+from compress.spec import ConvertConfig, DistillConfig, EngineSpec, Method, PtqConfig, TensorSpec
 from compress.structure import batch_length, tensors_in
 from tests.compress import structured, zoo
 from tests.compress.sinks import Recorder, out_dir
-
-
-@pytest.fixture(autouse=True)
-def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here asserts a latency, so none need be known to three percent."""
-    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.3)
 
 
 def broken(tmp_path: Path, **arrays: Any) -> Inputs:
@@ -225,6 +218,23 @@ def test_declared_inputs_of_any_type_make_batches_up(tmp_path: Path) -> None:
     assert len(tensors_in(intake.made_up[1])) == 3
     with pytest.raises(ShapeMismatch, match=r"argument 'more' takes more\.KEY"):
         opened(structured.Structured(), tmp_path, model_inputs=declared[:3])
+
+
+def test_training_data_stands_in_for_calibration_and_must_fit(tmp_path: Path) -> None:
+    torch.jit.script(zoo.mlp(4)).save(str(tmp_path / "m.pt"))
+    spec = EngineSpec(method="distill", config=DistillConfig(prune=0.5))
+    inputs = Inputs(model=tmp_path / "m.pt")
+    with pytest.raises(InputsUnknown, match="'distill' learns from samples"):
+        open_intake(spec, inputs, tmp_path)
+    np.savez(tmp_path / "t.npz", input=ROWS, label=np.arange(8) % 3)
+    trained = replace(inputs, training=tmp_path / "t.npz")
+    intake = open_intake(spec, trained, tmp_path)
+    assert intake.training is not None
+    assert intake.calibration is intake.training
+    assert intake.metric == "agreement"
+    np.savez(tmp_path / "wide.npz", input=GOOD.reshape(8, 64))
+    with pytest.raises(ShapeMismatch, match=r"the training data \('input' \[batch, 64\]"):
+        open_intake(spec, replace(inputs, training=tmp_path / "wide.npz"), tmp_path)
 
 
 class Spoken(nn.Module):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compress import original as original_module
 from compress.errors import ModelFailed, RunTimeout
-from compress.lift import has_state, load_model
-from compress.original import Original, load_original, read_arguments
+from compress.lift import forward_arguments, has_state, load_model
+from compress.original import Original, load_original
 from compress.time_limit import within
 from tests.compress import structured
 
@@ -26,7 +26,7 @@ def reloaded(model: nn.Module) -> torch.jit.ScriptModule:
 
 
 def test_arguments_are_read_with_the_fields_of_named_tuples() -> None:
-    batch, more, bias, scale = read_arguments(reloaded(structured.Structured()))
+    batch, more, bias, scale = forward_arguments(reloaded(structured.Structured()))
     outer, inner = (f"__torch__.tests.compress.structured.{name}" for name in ("Outer", "Inner"))
     assert batch.fields == {
         outer: {"ids": "Tensor", "inner": inner, "mask": "Optional[Tensor]"},
@@ -151,7 +151,7 @@ class Endless(nn.Module):
 def test_a_model_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(original_module, "FIRST_RUN_LIMIT_S", 0.05)
     model = reloaded(Endless())
-    original = Original(model, torch.float32, tuple(read_arguments(model)), keeps_state=False)
+    original = Original(model, torch.float32, tuple(forward_arguments(model)), keeps_state=False)
     with pytest.raises(RunTimeout, match=r"longer than 0\.05 seconds") as raised:
         original.first_run([torch.ones(2)])
     assert raised.value.code == "run_timeout"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import sys
@@ -15,51 +14,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress import appraisal, pipeline
-from compress.errors import DeviceUnavailable
+from compress import pipeline
+from compress.errors import DeviceUnavailable, ModelFailed
 from compress.pipeline import preflight, run
 from compress.result import Inputs
-from compress.spec import ConvertConfig, EngineSpec, PtqConfig, TensorSpec
-from tests.compress import zoo
+from compress.spec import (
+    ConvertConfig,
+    EngineSpec,
+    PtqConfig,
+    TensorSpec,
+)
+from tests.compress import digits, zoo
 from tests.compress.sinks import Recorder, out_dir
-
-
-@functools.cache
-def digits() -> tuple[nn.Module, Tensor, Tensor, Tensor, Tensor]:
-    """A small net trained on scikit-learn's digits, with its training and held-out samples."""
-    datasets = pytest.importorskip("sklearn.datasets")
-    bunch = datasets.load_digits()
-    images = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(bunch.target)
-    torch.manual_seed(0)
-    order = torch.randperm(len(images))
-    images, labels = images[order], labels[order]
-    model = zoo.small_cnn().train()
-    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in range(8):
-        for start in range(0, 1280, 64):
-            optimizer.zero_grad()
-            part = slice(start, start + 64)
-            F.cross_entropy(model(images[part]), labels[part]).backward()
-            optimizer.step()
-    return model.eval(), images[:1280], labels[:1280], images[1280:], labels[1280:]
-
-
-@pytest.fixture
-def digits_files(tmp_path: Path) -> Inputs:
-    model, train, _, held, label = digits()
-    torch.jit.trace(model, train[:1]).save(str(tmp_path / "m.pt"))
-    np.savez(tmp_path / "c.npz", input=train[:200].numpy())
-    np.savez_compressed(tmp_path / "e.npz", input=held.numpy(), label=label.numpy())
-    return Inputs(
-        model=tmp_path / "m.pt", calibration=tmp_path / "c.npz", evaluation=tmp_path / "e.npz"
-    )
-
-
-@pytest.fixture(autouse=True)
-def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here asserts a latency, so none need be known to three percent."""
-    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.3)
 
 
 def test_trained_digits_lose_at_most_a_point_and_shrink(
@@ -77,7 +43,7 @@ def test_trained_digits_lose_at_most_a_point_and_shrink(
     assert artifact.compression_ratio >= 2.5
     assert [layer.precision for layer in result.layers] == ["int8"] * 4
     # the figures are those of the file on disk, run with plain torch
-    _, _, _, held, label = digits()
+    _, _, held, label = digits.images()
     path = tmp_path / "out" / artifact.name
     hits = (torch.jit.load(str(path))(held).argmax(1) == label).float().mean()
     assert artifact.quality.value == pytest.approx(float(hits), abs=1e-6)
@@ -92,6 +58,7 @@ def test_trained_digits_lose_at_most_a_point_and_shrink(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "manifest.json",
         "model.int8.torchscript.pt",
+        "report.html",
     ]
     assert sink.stages == [
         "load", "lift", "calibrate", "convert", "export", "evaluate", "benchmark",
@@ -195,15 +162,13 @@ def test_importing_the_pipeline_starts_no_threads() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["traced", "scripted"])
 def test_resnet18_shrinks_three_and_a_half_times_and_keeps_its_batch_dynamic(
-    tmp_path: Path, kind: str
+    tmp_path: Path,
 ) -> None:
     model = zoo.resnet18()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(32, 3, 224, 224, generator=generator)
-    script = torch.jit.trace(model, images[:1]) if kind == "traced" else torch.jit.script(model)
-    script.save(str(tmp_path / "m.pt"))
+    images = torch.randn(16, 3, 64, 64, generator=generator)
+    torch.jit.script(model).save(str(tmp_path / "m.pt"))
     np.savez(tmp_path / "c.npz", input=images.numpy())
     inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
     result = run(EngineSpec(threads=2), inputs, Recorder(), out_dir(tmp_path))
@@ -289,3 +254,45 @@ def test_what_a_user_must_know_of_lifting_is_told_before_and_during_a_job(tmp_pa
         assert islands.startswith("Stays float: 'island' (")
         assert "holds only where rate == 16000" in guards
         assert "'describe'" in methods
+
+
+class Words(nn.Module):
+    """Knows ids 0 to 9, and names a class for each word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.table(ids).relu())
+
+
+def words(folder: Path, **changes: int) -> Inputs:
+    """Files of `Words`: sentences of six words, the last two padding; `bad` is an id of one."""
+    random = np.random.default_rng(0)
+    ids, label = random.integers(0, 10, (64, 6)), random.integers(0, 3, (64, 6))
+    label[:, 4:] = -100
+    torch.jit.trace(Words().eval(), torch.zeros(1, 6, dtype=torch.long)).save(folder / "words.pt")
+    np.savez(folder / "test.npz", input=ids, label=label)
+    ids[50, 2] = changes.get("bad", 0)
+    np.savez(folder / "train.npz", input=ids)
+    return Inputs(
+        model=folder / "words.pt", calibration=folder / "train.npz", evaluation=folder / "test.npz"
+    )
+
+
+def test_padding_without_a_label_is_not_judged(tmp_path: Path) -> None:
+    files = words(tmp_path)
+    result = run(EngineSpec(), files, Recorder(), out_dir(tmp_path))
+    assert files.evaluation is not None
+    test = np.load(files.evaluation)
+    with torch.no_grad():
+        answers = torch.jit.load(str(files.model))(torch.from_numpy(test["input"])).argmax(2)
+    hits = (answers.numpy() == test["label"])[:, :4]
+    assert result.baseline.quality is not None
+    assert result.baseline.quality.value == pytest.approx(hits.mean())
+
+
+def test_an_id_that_the_model_does_not_know_is_the_datas_fault(tmp_path: Path) -> None:
+    with pytest.raises(ModelFailed, match="an id that it does not know"):
+        run(EngineSpec(), words(tmp_path, bad=77), Recorder(), out_dir(tmp_path))

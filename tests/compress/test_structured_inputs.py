@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress import appraisal
 from compress.measure.fidelity import NoiseMeter
 from compress.measure.outputs import output_tensors, same_structure
 from compress.pipeline import preflight, run
@@ -20,11 +19,6 @@ from tests.compress import structured
 from tests.compress.sinks import Recorder, out_dir
 
 SAMPLES = 24
-
-
-@pytest.fixture(autouse=True)
-def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.05)
 
 
 def rows(width: int = 4, seed: int = 0) -> np.ndarray[Any, Any]:

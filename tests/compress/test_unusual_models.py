@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress import appraisal
 from compress.errors import UnsupportedOperator
 from compress.measure.outputs import output_tensors
 from compress.pipeline import run
@@ -133,11 +132,6 @@ class Entered(nn.Module):
         entries = {"logits": self.layer(x)}
         entries["input"] = x
         return entries
-
-
-@pytest.fixture(autouse=True)
-def brief_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appraisal, "_LATENCY_BUDGET_S", 0.05)
 
 
 def compress(model: nn.Module, config: Config, tmp_path: Path) -> tuple[Result, Path]:

@@ -80,7 +80,7 @@ class Farm:
                 env=environment, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         self.workers.append(process)
-        wait_until(lambda: "ready to run jobs" in log.read_text(), 30, "the worker is ready")
+        wait_until(lambda: "ready to run jobs" in log.read_text(), 60, "the worker is ready")
         return process.pid
 
     def stop_worker(self, pid: int, number: int = signal.SIGTERM) -> float:
@@ -149,7 +149,7 @@ class Farm:
             assert job.status not in FINISHED, f"too quick: {job.status} {job.error}"
             return job.stage == stage if stage else job.stage not in (None, "fetch")
 
-        wait_until(runs, 30, f"{job_id} computes")
+        wait_until(runs, 60, f"{job_id} computes")
         return wait_until(self.children, 5, "a child")[0]
 
     def request_cancel(self, job_id: str) -> None:
@@ -166,8 +166,8 @@ class Farm:
         return [pid for pid, parent in self._family().items() if parent in workers]
 
     def children(self) -> list[int]:
-        family = self._family()
-        return [pid for pid, parent in family.items() if parent in family]
+        zygotes = self.zygotes()
+        return [pid for pid, parent in self._family().items() if parent in zygotes]
 
     def assert_ended_once(self, job_id: str, status: str, attempts: int | None = None) -> None:
         job = self.job(job_id)
@@ -201,8 +201,9 @@ class Farm:
             if process.poll() is None:
                 assert self.stop_worker(process.pid) < 6
         wait_until(lambda: not self._family(), 5, f"no process is left: {self._family()}")
-        work = self.settings.data_dir / "work"
-        assert not work.exists() or list(work.iterdir()) == []
+        for name in ("work", "checkpoints"):
+            folder = self.settings.data_dir / name
+            assert not folder.exists() or list(folder.iterdir()) == []
         assert list((self.folder / "blobs" / "staging").iterdir()) == []
 
     def close(self) -> None:

@@ -42,6 +42,8 @@ def test_a_jobs_process_has_no_secrets_no_descriptors_and_real_limits(farm: Farm
         line.split(":\t", 1) for line in (proc / "status").read_text().splitlines() if ":\t" in line
     )
     assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert int(status["CapEff"], 16) == 0
     assert os.getsid(child) == child
     assert os.getpriority(os.PRIO_PROCESS, child) == 7
     farm.request_cancel(job_id)
@@ -61,7 +63,9 @@ def test_the_worker_holds_no_torch_and_the_zygote_has_one_thread(farm: Farm) -> 
     assert seen.slots == 1
     wait_until(lambda: _info(farm).get("torch"), 5, "the worker tells its torch")
     assert _info(farm)["devices"] == ["cpu"]
-    assert _info(farm)["sandbox"] == {"rlimits": True, "no_new_privs": True}
+    assert _info(farm)["sandbox"] == dict.fromkeys(
+        ("rlimits", "no_new_privs", "landlock", "capabilities", "seccomp"), True
+    )
     farm.assert_nothing_left()
 
 

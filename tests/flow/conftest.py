@@ -15,11 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import brief
+
 _QUICK = {
     "TERSOR_WORKER_LEASE_S": "3",
     "TERSOR_WORKER_HEARTBEAT_S": "0.5",
     "TERSOR_WORKER_SWEEP_S": "0.5",
     "TERSOR_WORKER_RESEND_AFTER_S": "2",
+    "TERSOR_WORKER_THREADS": "1",  # nets this small wait longer for a second one than it saves
 }
 
 
@@ -71,9 +74,9 @@ class Service:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return the environment of a service under test: none of the caller's settings."""
+    """Return the environment of a service under test: none of the caller's settings; brief."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TERSOR_")}
-    return {**kept, **_QUICK, "XDG_STATE_HOME": str(home)}
+    return {**kept, **_QUICK, "XDG_STATE_HOME": str(home), "PYTHONPATH": brief.FOLDER}
 
 
 def start(data_dir: Path, *arguments: str) -> Service:

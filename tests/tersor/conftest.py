@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
+from typer.main import get_command
+from typer.testing import CliRunner, Result
 
 from app.auth import repository
 from app.db import Database, migrate, utc_now
 from app.ids import new_id
 from app.jobs.tables import Artifact, Job, JobEvent
 from app.main import create_app
+from app.projects import repository as projects
 from app.settings import BrokerSettings, Settings
 from app.state import Services
 from tersor import Client
+from tersor.cli.commands import app
 from tests.app import samples
+
+_get_command = lru_cache(maxsize=1)(get_command)
 
 
 @dataclass
@@ -81,22 +89,41 @@ class Server:
                 setattr(job, name, value)
             job.version += 1
 
-    def tell(self, job_id: str, type: str, message: str) -> None:
+    def tell(
+        self, job_id: str, type: str, message: str, data: dict[str, Any] | None = None
+    ) -> None:
         """Add an event."""
         with self.services.database.write() as session:
             session.add(
                 JobEvent(
                     job_id=job_id, created_at=utc_now(), level="info", type=type,
-                    message=message, data=None,
+                    message=message, data=data,
                 )
             )  # fmt: skip
 
     @property
     def project_id(self) -> str:
         with self.services.database.read() as session:
-            project = repository.find_project(session, "default")
+            project = projects.find_project(session, "default")
             assert project is not None
             return project.id
+
+
+class Command:
+    """Runs `tersor` in this process, with a server's address and key in the environment."""
+
+    def __init__(self, server: Server | None = None) -> None:
+        self.environment = (
+            {"TERSOR_URL": server.url, "TERSOR_API_KEY": server.key} if server else {}
+        )
+
+    def __call__(self, *arguments: str | Path, status: int = 0) -> Result:
+        done = CliRunner().invoke(app, [str(each) for each in arguments], env=self.environment)
+        assert done.exit_code == status, (done.output, done.exception)
+        return done
+
+    def json(self, *arguments: str | Path, status: int = 0) -> Any:
+        return json.loads(self(*arguments, "--json", status=status).stdout)
 
 
 def _figures(artifact: Artifact) -> dict[str, Any]:
@@ -121,6 +148,12 @@ def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer would build the whole tree of commands for each of them that is run."""
+    monkeypatch.setattr("typer.testing._get_command", _get_command)
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
@@ -131,13 +164,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     migrate(settings)
     database = Database(settings)
     with database.write() as session:
-        project = repository.create_project(session, "default")
+        project = projects.create_project(session, "default")
         _, token = repository.create_key(session, project.id, "test", repository.SCOPES)
     database.close()
-    app = create_app(settings)
+    service = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
     # clients that a test broke off may still wait for their jobs
-    config = uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0)
+    config = uvicorn.Config(service, log_config=None, ws="none", timeout_graceful_shutdown=0)
     serving = uvicorn.Server(config)
     thread = threading.Thread(target=serving.run, args=([listener],))
     thread.start()
@@ -147,8 +180,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    yield Server(url, token, app.state.services)
-    app.state.services.publisher.close = lambda: None  # it gives the broker time to come back
+    yield Server(url, token, service.state.services)
+    service.state.services.publisher.close = lambda: None  # it gives the broker time to come back
     serving.should_exit = True
     thread.join(20)
     assert not thread.is_alive()
@@ -158,6 +191,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def client(server: Server) -> Iterator[Client]:
     with Client(server.url, server.key) as client:
         yield client
+
+
+@pytest.fixture
+def tersor(server: Server) -> Command:
+    return Command(server)
 
 
 @pytest.fixture

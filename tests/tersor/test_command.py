@@ -9,47 +9,14 @@ import signal
 import subprocess
 import sys
 import time
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from tersor import Client, Job
-from tersor.cli.commands import app
-from tests.tersor.conftest import Server
-
-_get_command = lru_cache(maxsize=1)(get_command)
-
-
-@pytest.fixture(autouse=True)
-def built_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Typer would build the whole tree of commands for each of them that is run."""
-    monkeypatch.setattr("typer.testing._get_command", _get_command)
-
-
-class Command:
-    """Runs `tersor` in this process, with a server's address and key in the environment."""
-
-    def __init__(self, server: Server | None = None) -> None:
-        self.environment = (
-            {"TERSOR_URL": server.url, "TERSOR_API_KEY": server.key} if server else {}
-        )
-
-    def __call__(self, *arguments: str | Path, status: int = 0) -> Result:
-        done = CliRunner().invoke(app, [str(each) for each in arguments], env=self.environment)
-        assert done.exit_code == status, (done.output, done.exception)
-        return done
-
-    def json(self, *arguments: str | Path, status: int = 0) -> Any:
-        return json.loads(self(*arguments, "--json", status=status).stdout)
-
-
-@pytest.fixture
-def tersor(server: Server) -> Command:
-    return Command(server)
+from tests.tersor.conftest import Command, Server
 
 
 @pytest.fixture
@@ -115,6 +82,7 @@ def test_json_is_all_that_standard_output_holds(tersor: Command, job: Job) -> No
     for arguments in (
         ["jobs", "list"], ["jobs", "get", job.id], ["jobs", "events", job.id], ["methods"],
         ["methods", "ptq"], ["system"], ["keys", "list"], ["projects", "list"], ["models", "list"],
+        ["projects", "show"], ["audit"],
     ):  # fmt: skip
         assert tersor.json(*arguments)
         assert json.loads(tersor("--json", *arguments).stdout)
@@ -158,6 +126,20 @@ def test_a_cancelled_job_is_no_success(tersor: Command, job: Job) -> None:
     assert "already_finished" in tersor("jobs", "cancel", job.id, status=3).stderr
     tersor("jobs", "delete", job.id)
     tersor("jobs", "get", job.id, status=3)
+
+
+def test_a_job_that_may_succeed_once_more_is_submitted_once_more(
+    tersor: Command, server: Server, job: Job
+) -> None:
+    assert "not_finished" in tersor("retry", job.id, status=3).stderr
+    error = {"code": "worker_lost", "message": "Its worker died.", "stage": None,
+             "retryable": True}  # fmt: skip
+    server.change(job.id, status="failed", error=error)
+    assert f"tersor retry {job.id}" in tersor("watch", job.id, status=1).stderr
+    again = tersor.json("retry", job.id)
+    assert again["id"] != job.id
+    assert (again["status"], again["spec"]) == ("queued", job.spec)
+    assert "watch it" in tersor("retry", job.id).stdout
 
 
 def test_ctrl_c_while_watching_leaves_the_job_running_and_says_so(

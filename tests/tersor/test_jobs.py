@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import tersor
@@ -98,6 +100,24 @@ def test_waiting_tells_each_event_once_and_every_change(server: Server, job: Job
     assert "lift" in [change.stage for change in changes]
 
 
+def test_an_event_that_changes_nothing_of_the_job_is_told_soon_and_no_change_with_it(
+    server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tersor.jobs._EVENTS_WAIT_S", 1.0)
+    heard: dict[str, float] = {}
+    changes: list[Job] = []
+    timer = soon(server.tell, job.id, "log", "by the way")
+    began = time.monotonic()
+    with pytest.raises(tersor.WaitTimeout):
+        job.wait(
+            2.0, lambda event: heard.setdefault(event.message, time.monotonic() - began),
+            on_change=changes.append,
+        )  # fmt: skip
+    timer.join()
+    assert heard["by the way"] < 1.9
+    assert len(changes) == 1
+
+
 def test_a_failed_job_raises_what_the_user_can_do(server: Server, job: Job) -> None:
     error = {"code": "shape_mismatch", "message": "Send [n, 1, 8, 8].", "stage": "lift",
              "retryable": False}  # fmt: skip
@@ -155,6 +175,76 @@ def test_downloading_what_is_not_there_says_why(job: Job, tmp_path: Path) -> Non
         job.download(tmp_path)
 
 
+class Lossy(httpx.HTTPTransport):
+    """The service does what it is asked, but its first answer to a POST never arrives."""
+
+    sent = 0
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = super().handle_request(request)
+        self.sent += request.method == "POST"
+        if request.method == "POST" and self.sent == 1:
+            assert answer.is_success
+            answer.close()
+            raise httpx.ReadError("cut")
+        return answer
+
+
+@pytest.fixture
+def lossy(server: Server) -> Iterator[Client]:
+    transport = Lossy()
+    with Client(server.url, server.key, transport=transport, sleep=lambda _s: None) as client:
+        yield client
+    assert transport.sent == 2
+
+
+def test_a_job_whose_answer_was_lost_is_made_once(lossy: Client, job: Job) -> None:
+    made = lossy.jobs.submit(
+        "ptq", job.spec["model_id"], calibration=job.spec["calibration"], labels={"lost": "once"}
+    )
+    assert [each.id for each in lossy.jobs.list(label="lost:once")] == [made.id]
+
+
+def test_an_upload_whose_answer_was_lost_is_stored_once(lossy: Client, model_file: Path) -> None:
+    made = lossy.models.upload(model_file, "sent twice")
+    assert [each.id for each in lossy.models.list() if each.name == "sent twice"] == [made.id]
+
+
+def test_a_retry_whose_answer_was_lost_makes_one_job(
+    lossy: Client, client: Client, job: Job
+) -> None:
+    job.cancel()
+    before = {each.id for each in client.jobs.list()}
+    again = lossy.jobs.retry(job)
+    assert {each.id for each in client.jobs.list()} - before == {again.id}
+
+
+def test_a_key_of_your_own_returns_the_same_job_from_another_client(
+    server: Server, client: Client, job: Job
+) -> None:
+    def submit(client: Client, seed: int) -> Job:
+        return client.jobs.submit(
+            "ptq", job.spec["model_id"], calibration=job.spec["calibration"], seed=seed,
+            idempotency_key=f"night-run {job.id}",
+        )  # fmt: skip
+
+    first = submit(client, 1)
+    with Client(server.url, server.key) as another:
+        assert submit(another, 1).id == first.id
+        with pytest.raises(tersor.Conflict, match="idempotency_conflict"):
+            submit(another, 2)
+
+
+def test_a_finished_job_is_submitted_once_more(client: Client, job: Job) -> None:
+    with pytest.raises(tersor.Conflict) as caught:
+        client.jobs.retry(job)
+    assert caught.value.code == "not_finished"
+    job.cancel()
+    again = job.retry()
+    assert (again.status, again.spec, again.labels) == ("queued", job.spec, job.labels)
+    assert again.id not in (job.id, client.jobs.retry(job.id).id)
+
+
 def test_a_finished_job_is_removed(client: Client, job: Job) -> None:
     with pytest.raises(tersor.Conflict):
         client.jobs.delete(job.id)
@@ -197,6 +287,7 @@ def test_keys_and_projects(client: Client, server: Server) -> None:
             list(reader.models.list())
     project = client.projects.create("another")
     assert project.id in [each.id for each in client.projects.list()]
+    assert project.limits["stored_bytes"] is None
     other = client.keys.create(project_id=project.id)
     with Client(server.url, other.key) as stranger:
         assert list(stranger.models.list()) == []

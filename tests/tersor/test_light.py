@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 
 import tersor
@@ -38,11 +38,14 @@ def test_importing_the_client_takes_well_under_half_a_second() -> None:
 
 def test_help_answers_quickly() -> None:
     def seconds() -> float:
-        began = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "tersor", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - began
+        after = os.times()
+        took = after.children_user + after.children_system
+        return took - before.children_user - before.children_system
 
-    assert any(seconds() < 1.0 for _ in range(5))  # one that nothing else held up
+    # of the processor's time: other processes on this machine do not count
+    assert any(seconds() < 0.9 for _ in range(3))
 
 
 def test_the_version_is_that_of_the_package() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -72,21 +74,63 @@ def test_a_submit_that_a_busy_service_refused_is_sent_again() -> None:
     assert script.requests[0].content == script.requests[1].content
 
 
-def test_a_submit_is_not_sent_again_when_a_gateway_says_503_without_a_time() -> None:
-    script = Script(httpx.Response(503, text="upstream?"))
-    with pytest.raises(tersor.Unavailable):
-        submit(script.client())
+LOST = [
+    httpx.ReadError("cut"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("gone"),
+    httpx.WriteError("cut"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "error", [httpx.ReadError("cut"), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("gone")]
-)
-def test_a_submit_whose_answer_was_lost_is_never_sent_again(error: Exception) -> None:
-    script = Script(error)
+@pytest.mark.parametrize("answer", [*LOST, *map(httpx.Response, (502, 503, 504))])
+def test_what_creates_is_sent_again_with_the_same_key(answer: Answer, model_file: Path) -> None:
+    for create in (
+        submit,
+        lambda client: client.jobs.retry("job_1"),
+        lambda client: client.models.upload(model_file),
+        lambda client: client.datasets.upload(model_file),
+        lambda client: client.models.from_artifact("art_1", "m"),
+    ):
+        script = Script(answer, answer, ok(JOB))
+        create(script.client())
+        keys = {request.headers["Idempotency-Key"] for request in script.requests}
+        assert [uuid.UUID(key).version for key in keys] == [4]
+        assert len({request.content for request in script.requests}) == 1
+        assert len(script.requests) == 3
+
+
+def test_each_call_has_a_key_of_its_own_unless_it_was_given_one() -> None:
+    script = Script(*[ok(JOB)] * 4)
+    client = script.client()
+    submit(client)
+    submit(client)
+    client.jobs.submit("convert", "mdl_1", idempotency_key="mine")
+    client.jobs.submit("convert", "mdl_1", idempotency_key="mine")
+    keys = [request.headers["Idempotency-Key"] for request in script.requests]
+    assert len(set(keys[:2])) == 2
+    assert keys[2:] == ["mine", "mine"]
+    assert b"mine" not in script.requests[2].content
+
+
+@pytest.mark.parametrize("answer", LOST)
+def test_a_key_whose_answer_was_lost_is_not_made_again(answer: Exception) -> None:
+    script = Script(answer)
     with pytest.raises(tersor.TransportError, match="may have been done") as caught:
-        submit(script.client())
+        script.client().keys.create("ci")
     assert caught.value.sent
     assert len(script.requests) == 1
+    assert "Idempotency-Key" not in script.requests[0].headers
+
+
+def test_a_key_is_not_made_again_when_a_gateway_says_503_without_a_time() -> None:
+    script = Script(httpx.Response(503, text="upstream?"))
+    with pytest.raises(tersor.Unavailable):
+        script.client().keys.create("ci")
+
+
+def test_a_submit_that_may_have_come_through_once_says_so_though_the_last_try_did_not() -> None:
+    refused = [httpx.ConnectError("refused") for _ in range(4)]
+    with pytest.raises(tersor.TransportError, match="may have been done") as caught:
+        submit(Script(httpx.ReadError("cut"), *refused).client())
+    assert caught.value.sent
 
 
 def test_a_submit_that_never_left_is_sent_again() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.auth.tables import Project
 from app.datasets.tables import Dataset
 from app.db import Database, utc_now, wake
 from app.ids import new_id
 from app.jobs.tables import Job, JobDataset, JobEvent
 from app.models.tables import Model
+from app.projects.tables import Project
 from app.storage import BlobStore, content_key
 from app.storage_tables import Blob
 

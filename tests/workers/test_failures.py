@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import errno
+import io
+from typing import Any
 
 import pytest
+import torch
 
 from app.errors import StorageFull
 from compress.errors import NothingToCompress, ShapeMismatch
@@ -31,6 +34,21 @@ def test_each_exception_has_its_code(error: Exception, code: str, retryable: boo
     assert (failure.code, failure.retryable) == (code, retryable)
 
 
+class FullDisk(io.BytesIO):
+    """Takes a kilobyte."""
+
+    def write(self, content: Any) -> int:
+        if self.tell() + len(content) > 1000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_full_disk_is_known_in_what_torch_makes_of_it() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.save({"weights": torch.zeros(100_000)}, FullDisk())
+    assert describe(raised.value).code == "storage_full"
+
+
 def test_the_engines_own_words_reach_the_user() -> None:
     assert describe(ShapeMismatch("give [n, 3]")).message == "give [n, 3]"
 
@@ -44,6 +62,7 @@ def test_a_failure_keeps_the_first_stage_it_was_given() -> None:
     failure = timed_out(5).at("calibrate").at("store")
     assert failure.to_dict() == {
         "code": "timeout", "message": failure.message, "stage": "calibrate", "retryable": False,
+        "details": None,
     }  # fmt: skip
     assert "5" in failure.message
 

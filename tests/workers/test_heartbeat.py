@@ -13,9 +13,11 @@ from app.db import Database, utc_now
 from app.jobs.tables import Job
 from tests.workers.rows import add_job, events_of, get_job
 from workers import heartbeat as heartbeat_module
-from workers.heartbeat import Heartbeat, Note
+from workers import sieve
+from workers.heartbeat import Heartbeat
 from workers.lease import Claim, LeaseLost, claim
 from workers.persist import GaveUp, persist
+from workers.sieve import Note
 
 TICK_S = 0.1
 
@@ -33,7 +35,7 @@ def claimed(database: Database) -> Claim:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat_module, "_TICK_S", TICK_S)
     monkeypatch.setattr(heartbeat_module, "_LOOK_S", TICK_S * 2)
-    monkeypatch.setattr(heartbeat_module, "_EVENTS_KEPT", 500)
+    monkeypatch.setattr(sieve, "EVENTS_KEPT", 500)
 
 
 @pytest.fixture
@@ -64,6 +66,17 @@ def test_progress_is_written_at_most_once_a_tick(
     assert job.message == "calibrating"
     assert job.eta_seconds is not None
     assert 0 < job.eta_seconds < 5
+
+
+def test_the_most_memory_of_a_job_is_kept(
+    database: Database, claimed: Claim, heartbeat: Heartbeat
+) -> None:
+    for memory_bytes in (10**8, 3 * 10**8, 2 * 10**8, 301 * 10**6):  # the last adds too little
+        heartbeat.report_memory(memory_bytes)
+    heartbeat.stop()
+    with database.write() as session:
+        heartbeat.write_rest(session)
+    assert get_job(database, claimed.job_id).peak_memory_bytes == 3 * 10**8
 
 
 def test_an_event_is_dated_when_it_happened(

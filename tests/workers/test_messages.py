@@ -60,6 +60,18 @@ def test_an_error_keeps_its_code_and_only_a_known_stage() -> None:
     assert isinstance(message, Failed)
     assert (message.failure.code, message.failure.stage) == ("shape_mismatch", None)
     assert message.failure.retryable is False
+    assert message.failure.details is None
+
+
+def test_an_error_brings_figures_that_belong_to_it() -> None:
+    error = {"code": "constraint_unmet", "message": "m", "stage": None, "retryable": False}
+    best = {"best": {"size_bytes": 1000, "sqnr_db": 9.5}}
+    (message,) = MessageReader().feed(line(kind="error", error={**error, "details": best}))
+    assert isinstance(message, Failed)
+    assert message.failure.details == best
+    (message,) = MessageReader().feed(line(kind="error", error={**error, "details": "text"}))
+    assert isinstance(message, Failed)
+    assert message.failure.details is None
 
 
 @pytest.mark.parametrize(

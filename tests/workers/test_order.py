@@ -50,6 +50,7 @@ def test_an_order_is_read_as_it_was_written(tmp_path: Path) -> None:
         model_inputs=({"name": "x", "dtype": "float32", "shape": ["batch", 3]},),
         limits=Limits(memory_bytes=1, cpu_s=2, file_bytes=3),
         nice=5,
+        checkpoints="/data/checkpoints/job_x/1",
     )
     order.save(tmp_path)
     assert load_order(tmp_path) == order

@@ -196,6 +196,22 @@ def test_folders_of_ended_attempts_are_removed_and_running_ones_kept(
     assert {path.name for path in work.iterdir()} == {f"{elsewhere}-1", "job_mine-2"}
 
 
+def test_checkpoints_stay_until_their_job_has_ended(
+    settings: Settings, database: Database, sweeper: Sweeper
+) -> None:
+    jobs = {
+        status: add_job(database, status=status)
+        for status in ("queued", "running", "succeeded", "failed", "cancelled")
+    }
+    folder = settings.data_dir / "checkpoints"
+    for job_id in (*jobs.values(), "job_gone"):
+        (folder / job_id / "1").mkdir(parents=True)
+        (folder / job_id / "1" / "qat.checkpoint").write_text("state")
+    sweeper.remove_checkpoints()
+    assert {path.name for path in folder.iterdir()} == {jobs["queued"], jobs["running"]}
+    assert len(list(folder.rglob("*.checkpoint"))) == 2
+
+
 def test_preflights_that_ended_long_ago_are_forgotten_and_jobs_never(
     database: Database, sweeper: Sweeper
 ) -> None:

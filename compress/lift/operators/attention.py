@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -11,7 +13,7 @@ from compress.lift.builder import GraphBuilder
 from compress.lift.operators.layers import layer_norm_of
 from compress.lift.operators.linear import linear_of
 from compress.lift.operators.registry import Call, rule
-from compress.lift.values import Value
+from compress.lift.values import Symbol, Value, concrete
 
 _MASK_OF_POSITIONS, _MASK_OF_KEYS = 0, 1  # else one for each batch and head
 
@@ -33,6 +35,19 @@ def _encoder_layer(builder: GraphBuilder, call: Call) -> Value:
     source = call["src"]
     if source.value.is_nested:
         return NotImplemented
+    present = builder.padding.get(source.node)
+    if present is not None:
+        absent = builder.call(torch.logical_not, present)
+        call = replace(
+            call, arguments={**call.arguments, "mask": absent, "mask_type": _MASK_OF_KEYS}
+        )
+        result = _open_layer(builder, call, source)
+        builder.padding[result.node] = present
+        return result
+    return _open_layer(builder, call, source)
+
+
+def _open_layer(builder: GraphBuilder, call: Call, source: Symbol) -> Any:
 
     def norm(features: Value, which: int) -> Value:
         weight, bias = call[f"norm_weight_{which}"], call[f"norm_bias_{which}"]
@@ -56,6 +71,32 @@ def _encoder_layer(builder: GraphBuilder, call: Call) -> Value:
         return add(source, feed(norm(source, 2)))
     source = norm(add(source, attend(source)), 1)
     return norm(add(source, feed(source)), 2)
+
+
+@rule("aten::_nested_tensor_from_mask")
+def _nest(builder: GraphBuilder, call: Call) -> Value:
+    """`t [batch, time, width]` stays as it is; what is absent is masked where it would count.
+
+    Of `mask [batch, time]` only each row's count goes in: so many are taken from the front.
+    """
+    dense, mask = builder.call_method("clone", call["t"]), call["mask"]
+    lengths = builder.call(torch.sum, mask, 1, keepdim=True)
+    ones = builder.call(torch.ones_like, mask, dtype=torch.int64)
+    builder.padding[dense.node] = builder.call(
+        torch.le, builder.call(torch.cumsum, ones, 1), lengths
+    )
+    return dense
+
+
+@rule("aten::to_padded_tensor")
+def _pad(builder: GraphBuilder, call: Call) -> Value:
+    """Back from nested: what is absent becomes `padding`, for the mask's own size."""
+    dense = call["self"]
+    present = builder.padding.get(dense.node)
+    if present is None or concrete(call["output_size"]) != list(dense.value.shape):
+        return NotImplemented
+    absent = builder.call(torch.unsqueeze, builder.call(torch.logical_not, present), -1)
+    return builder.call(torch.masked_fill, dense, absent, call["padding"])
 
 
 def _attend(

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from compress.lift.builder import GraphBuilder
@@ -193,9 +194,9 @@ _FACTS: dict[str, Callable[[Tensor], Any]] = {
     "aten::is_floating_point": Tensor.is_floating_point,
     "aten::is_complex": Tensor.is_complex,
     "aten::is_contiguous": Tensor.is_contiguous,
-    "aten::get_device": Tensor.get_device,
+    "aten::get_device": lambda tensor: -1,  # what is lifted computes on the processor
     "prim::dtype": lambda tensor: tensor.dtype,
-    "prim::device": lambda tensor: tensor.device,
+    "prim::device": lambda tensor: torch.device("cpu"),
     "prim::layout": lambda tensor: tensor.layout,
     "prim::is_cuda": lambda tensor: tensor.is_cuda,
     "prim::is_quantized": lambda tensor: tensor.is_quantized,

@@ -78,6 +78,10 @@ def _batch_norm(builder: GraphBuilder, call: Call) -> Value:
     image, weight, bias = call["input"], call["weight"], call["bias"]
     mean, variance = call["running_mean"], call["running_var"]
     rank = image.value.dim()
+    if call["training"]:  # traced in train mode: it goes by its batch, whatever the model's mode
+        return builder.call(
+            F.batch_norm, image, None, None, weight, bias, True, call["momentum"], call["eps"]
+        )
     if mean is not None and rank in _BATCH_NORM and (weight is None) == (bias is None):
         path = form_module(
             builder,
@@ -97,9 +101,8 @@ def _batch_norm(builder: GraphBuilder, call: Call) -> Value:
             )
             return builder.call_module(path, image)
     return builder.call(
-        F.batch_norm, image, mean, variance, weight, bias, call["training"], call["momentum"],
-        call["eps"],
-    )  # fmt: skip
+        F.batch_norm, image, mean, variance, weight, bias, False, call["momentum"], call["eps"]
+    )
 
 
 @rule("aten::layer_norm")

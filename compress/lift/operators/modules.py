@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from compress.lift.builder import GraphBuilder
 from compress.lift.operators.registry import Call
@@ -32,7 +33,8 @@ def form_module(
     path = _frozen_path(builder, make, tensors) or _path(builder, call, tensors)
     if path is None:
         return None
-    module = make()
+    with _disable_current_modes():  # its empty weights are no part of what is computed
+        module = make()
     if path in builder.modules:
         known = builder.modules[path]
         return path if repr(known) == repr(module) else None

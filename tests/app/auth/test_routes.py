@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from app.auth.tables import ApiKey
+from app.db import utc_now
 from app.settings import Settings
 from app.state import Services
 from tests.app.conftest import Key, make_key
@@ -89,9 +93,30 @@ def test_a_key_for_a_project_that_is_not_there(client: TestClient) -> None:
     assert answer.json()["errors"][0]["pointer"] == "/project_id"
 
 
-def test_projects_have_distinct_names(client: TestClient) -> None:
-    assert client.post("/v1/projects", json={"name": "x"}).status_code == 201
-    answer = client.post("/v1/projects", json={"name": "x"})
-    assert (answer.status_code, answer.json()["code"]) == (409, "name_taken")
-    names = [project["name"] for project in client.get("/v1/projects").json()["data"]]
-    assert names[0] == "x"
+def test_a_key_opens_nothing_after_its_time(client: TestClient, services: Services) -> None:
+    soon = utc_now() + timedelta(hours=1)
+    made = client.post("/v1/keys", json={"expires_at": soon.isoformat()}).json()
+    header = {"Authorization": f"Bearer {made['key']}"}
+    assert client.get("/v1/models", headers=header).status_code == 200
+    with services.database.write() as session:
+        session.execute(update(ApiKey).where(ApiKey.id == made["id"]).values(expires_at=utc_now()))
+    answer = client.get("/v1/models", headers=header)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+
+
+def test_a_key_cannot_live_on_in_one_that_it_made(client: TestClient) -> None:
+    soon = utc_now() + timedelta(hours=1)
+    made = client.post("/v1/keys", json={"expires_at": soon.isoformat()}).json()
+    header = {"Authorization": f"Bearer {made['key']}"}
+    child = client.post("/v1/keys", json={}, headers=header).json()
+    assert child["expires_at"] == made["expires_at"]
+    later = (soon + timedelta(seconds=1)).isoformat()
+    answer = client.post("/v1/keys", json={"expires_at": later}, headers=header)
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+
+
+@pytest.mark.parametrize("when", ["2020-01-01T00:00:00Z", "tomorrow", 5, "2099-01-01T00:00:00"])
+def test_a_time_that_cannot_be_is_refused(client: TestClient, when: Any) -> None:
+    answer = client.post("/v1/keys", json={"expires_at": when})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/expires_at"

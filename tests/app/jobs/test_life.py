@@ -134,3 +134,38 @@ def test_events_page_oldest_first(
     rest = client.get(job["urls"]["events"], params=query).json()
     assert [event["data"]["step"] for event in rest["data"]] == [2, 3]
     assert not rest["has_more"]
+
+
+def test_a_retry_is_a_new_job_with_the_same_spec(
+    client: TestClient, services: Services, body: dict[str, Any]
+) -> None:
+    first = client.post("/v1/jobs", json={**body, "labels": {"run": "1"}, "seed": 3}).json()
+    url = f"/v1/jobs/{first['id']}/retry"
+    early = client.post(url)
+    assert (early.status_code, early.json()["code"]) == (409, "not_finished")
+    change(services, first["id"], status="failed")
+    again = client.post(url)
+    assert again.status_code == 202
+    assert again.headers["location"] == f"/v1/jobs/{again.json()['id']}"
+    assert again.json()["id"] != first["id"]
+    assert (again.json()["spec"], again.json()["labels"]) == (first["spec"], first["labels"])
+    assert again.json()["status"] == "queued"
+    assert client.get(f"/v1/jobs/{first['id']}").json()["status"] == "failed"
+
+
+def test_a_retry_is_checked_anew(
+    client: TestClient, services: Services, body: dict[str, Any], stranger: dict[str, str]
+) -> None:
+    job = client.post("/v1/jobs", json=body).json()
+    change(services, job["id"], status="cancelled")
+    assert client.post(f"/v1/jobs/{job['id']}/retry", headers=stranger).status_code == 404
+    keyed = {"Idempotency-Key": "k"}
+    once = client.post(f"/v1/jobs/{job['id']}/retry", headers=keyed).json()
+    assert client.post(f"/v1/jobs/{job['id']}/retry", headers=keyed).json() == once
+    change(services, once["id"], status="cancelled")
+    assert client.delete(f"/v1/models/{body['model_id']}").status_code == 204
+    gone = client.post(f"/v1/jobs/{job['id']}/retry")
+    assert (gone.status_code, gone.json()["code"]) == (422, "model_not_found")
+    change(services, job["id"], spec={**job["spec"], "method": "prehistoric"})
+    old = client.post(f"/v1/jobs/{job['id']}/retry")
+    assert (old.status_code, old.json()["code"]) == (422, "invalid_request")

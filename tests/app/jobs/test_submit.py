@@ -40,9 +40,12 @@ def test_a_submitted_job_is_shown_with_all_defaults(
         "evaluation": None, "formats": ["torchscript"], "backend": "x86", "device": "auto",
         "max_accuracy_drop": 0.01, "seed": 0, "priority": 0, "timeout_s": 3600,
         "labels": {"run": "42"},
+        "webhook": None,
         "config": {
             "mode": "static", "weight_dtype": "int8", "granularity": "per_channel",
-            "observer": "histogram", "overrides": {},
+            "group_size": 64, "observer": "histogram", "percentile": 99.99, "equalize": False,
+            "bias_correction": False, "smoothquant": False, "smoothquant_alpha": 0.5,
+            "adaround": False, "overrides": {},
         },
     }  # fmt: skip
     assert client.get(job["urls"]["self"]).json() == job
@@ -50,6 +53,45 @@ def test_a_submitted_job_is_shown_with_all_defaults(
     assert [(event["type"], event["data"]) for event in events] == [
         ("status", {"status": "queued"})
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "pointer", "words"),
+    [
+        ({"weight_dtype": "int4"}, "/config", "Mode weight_only alone takes int4"),
+        (
+            {"mode": "dynamic", "bias_correction": True},
+            "/config",
+            "Mode static alone takes bias_correction",
+        ),
+        ({"equalize": "yes"}, "/config/equalize", "boolean"),
+        ({"percentile": 10}, "/config/percentile", "greater than 50"),
+        ({"observer": "best"}, "/config/observer", "'histogram', 'minmax'"),
+        ({"overrides": {"fc": "int3"}}, "/config/overrides/fc", "'int8', 'fp16'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_named(
+    client: TestClient, body: dict[str, Any], config: dict[str, Any], pointer: str, words: str
+) -> None:
+    answer = client.post("/v1/jobs", json={**body, "config": config})
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["pointer"] == pointer
+    assert words in error["detail"]
+
+
+def test_modes_that_find_no_ranges_need_no_calibration(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    bare = {name: value for name, value in body.items() if name != "calibration"}
+    refused = client.post("/v1/jobs", json=bare)
+    assert refused.json()["errors"][0]["pointer"] == "/calibration"
+    assert client.post("/v1/jobs", json={**bare, "config": {"mode": "dynamic"}}).status_code == 422
+    model = client.get(f"/v1/models/{body['model_id']}").json()
+    assert model["inputs"] is None  # which is why
+    evaluation = {"dataset_id": body["calibration"]["dataset_id"]}
+    fine = {**bare, "config": {"mode": "dynamic"}, "evaluation": evaluation}
+    assert client.post("/v1/jobs", json=fine).status_code == 202
 
 
 def test_the_broker_gets_the_jobs_id_and_nothing_else(
@@ -86,7 +128,7 @@ def test_a_refused_job_sends_no_message_and_leaves_no_row(
         ({"config": {"overrides": {"a/b": "int2"}}}, ["/config/overrides/a~1b"]),
         ({"calibration": {"dataset_id": NOBODY, "samples": 0}}, ["/calibration/samples"]),
         ({"formats": []}, ["/formats"]),
-        ({"formats": ["onnx"]}, ["/formats/0"]),
+        ({"formats": ["tflite"]}, ["/formats/0"]),
         ({"device": "tpu"}, ["/device"]),
         ({"seed": -1}, ["/seed"]),
         ({"seed": 2**70}, ["/seed"]),
@@ -94,7 +136,7 @@ def test_a_refused_job_sends_no_message_and_leaves_no_row(
         ({"max_accuracy_drop": 2}, ["/max_accuracy_drop"]),
         ({"labels": {"a:b": "c"}}, ["/labels/a:b"]),
         ({"labels": {"a": "b\x00"}}, ["/labels/a"]),
-        ({"webhook": {"url": "https://example.org"}}, ["/webhook"]),
+        ({"webhook": {"url": "gopher://example.org"}}, ["/webhook/url"]),
         ({"method": "convert", "config": {"mode": "static"}}, ["/config/mode"]),
     ],
 )  # fmt: skip

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,8 @@ from app.state import Services
 from app.storage_tables import Blob
 from tests.app import samples
 from tests.app.conftest import Key
-from tests.app.samples import upload
+from tests.app.samples import files_in, upload
 from tests.databases import both_databases
-
-
-def files_in(settings: Settings) -> list[Path]:
-    return [path for path in (settings.data_dir / "blobs").rglob("*") if path.is_file()]
 
 
 @both_databases
@@ -191,34 +186,6 @@ def test_odd_texts_and_numbers_in_inputs_are_refused(client: TestClient, shape: 
     assert answer.json()["errors"][0]["pointer"].startswith("/inputs/0/shape")
 
 
-@both_databases
-def test_removals_at_once_agree_on_one(client: TestClient) -> None:
-    for _ in range(3):
-        model = upload(client, "models", samples.traced_cnn())
-        with ThreadPoolExecutor(6) as pool:
-            statuses = [
-                answer.status_code
-                for answer in pool.map(client.delete, [f"/v1/models/{model['id']}"] * 6)
-            ]
-        assert sorted(statuses) == [204] + [404] * 5
-
-
-@both_databases
-def test_uploads_and_removals_of_equal_bytes_at_once(
-    client: TestClient, settings: Settings
-) -> None:
-    content = samples.scripted_cnn()
-
-    def come_and_go(_: int) -> bool:
-        model = upload(client, "models", content)
-        whole = client.get(f"/v1/models/{model['id']}/content").content == content
-        return whole and client.delete(f"/v1/models/{model['id']}").status_code == 204
-
-    with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(come_and_go, range(24)))
-    assert files_in(settings) == []
-
-
 def test_a_locked_database_is_503_with_a_time_to_come_back(settings: Settings, key: Key) -> None:
     settings.database.busy_timeout_s = 0.3
     with (
@@ -351,61 +318,6 @@ def test_a_model_of_an_artifact(
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert client.get(f"/v1/artifacts/{artifact_id}").status_code == 404
     assert client.get(f"/v1/models/{answer.json()['id']}/content").content == content
-
-
-@pytest.mark.parametrize(
-    ("wanted", "start", "end"),
-    [("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None),
-     ("bytes=5-99999999", 5, None), ("bytes=-99999999", 0, None)],
-)  # fmt: skip
-def test_ranges(client: TestClient, wanted: str, start: int, end: int | None) -> None:
-    content = samples.traced_cnn()
-    model = upload(client, "models", content)
-    answer = client.get(f"/v1/models/{model['id']}/content", headers={"Range": wanted})
-    assert answer.status_code == 206
-    assert answer.content == content[start:end]
-    first = len(content) + start if start < 0 else start
-    assert answer.headers["content-range"] == (
-        f"bytes {first}-{first + len(answer.content) - 1}/{len(content)}"
-    )
-
-
-@pytest.mark.parametrize("wanted", ["bytes=99999999-", "bytes=-0", "bytes=0-1,3-4"])
-def test_ranges_that_cannot_be_had(client: TestClient, wanted: str) -> None:
-    model = upload(client, "models", samples.traced_cnn())
-    answer = client.get(f"/v1/models/{model['id']}/content", headers={"Range": wanted})
-    assert answer.status_code == 416
-    assert answer.headers["content-range"] == f"bytes */{model['size_bytes']}"
-
-
-@pytest.mark.parametrize("wanted", ["bytes=9-3", "bytes=-", "bytes=a-b", "lines=0-1", "bytes"])
-def test_ranges_without_meaning_are_ignored(client: TestClient, wanted: str) -> None:
-    model = upload(client, "models", samples.traced_cnn())
-    answer = client.get(f"/v1/models/{model['id']}/content", headers={"Range": wanted})
-    assert answer.status_code == 200
-    assert len(answer.content) == model["size_bytes"]
-
-
-def test_tags_save_downloads(client: TestClient) -> None:
-    model = upload(client, "models", samples.traced_cnn())
-    url = f"/v1/models/{model['id']}/content"
-    tag = client.get(url).headers["etag"]
-    assert tag == f'"{model["sha256"]}"'
-    for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
-        answer = client.get(url, headers={"If-None-Match": given})
-        assert (answer.status_code, answer.content) == (304, b"")
-    assert client.get(url, headers={"If-None-Match": '"other"'}).status_code == 200
-    same = {"Range": "bytes=0-0", "If-Range": tag}
-    assert client.get(url, headers=same).status_code == 206
-    other = {"Range": "bytes=0-0", "If-Range": '"other"'}
-    assert client.get(url, headers=other).status_code == 200
-
-
-def test_json_answers_have_tags_too(client: TestClient) -> None:
-    model = upload(client, "models", samples.traced_cnn())
-    for url in (f"/v1/models/{model['id']}", "/v1/models", "/v1/methods"):
-        tag = client.get(url).headers["etag"]
-        assert client.get(url, headers={"If-None-Match": tag}).status_code == 304
 
 
 def test_the_answer_is_what_openapi_says(client: TestClient) -> None:

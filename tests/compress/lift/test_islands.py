@@ -160,3 +160,12 @@ def test_gradients_pass_through_islands() -> None:
     lifted = lift(export(DataBranch().eval(), [GIVEN], "script"), [GIVEN])
     lifted.graph_module(GIVEN).sum().backward()
     assert lifted.graph_module.get_submodule("first").weight.grad is not None
+
+
+def test_where_torch_cannot_carve_the_module_around_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Carving needs parts of torch that other versions may lack."""
+    monkeypatch.delattr(torch._C, "_create_function_from_graph")
+    report = lift(export(DataBranch(), [GIVEN], "script"), [GIVEN]).report
+    (island,) = report.islands
+    assert "_create_function_from_graph" in island.reason
+    assert report.max_relative_error <= 1e-5

@@ -128,6 +128,37 @@ def test_fused_attention_is_opened(how: How, weights: bool, average: bool) -> No
     assert all(p.grad is not None for p in lifted.graph_module.parameters())
 
 
+class Nests(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        return self.head(self.encoder(x, src_key_padding_mask=padding))
+
+
+def absent(*lengths: int, longest: int) -> Tensor:
+    return torch.arange(longest) >= torch.tensor(lengths).unsqueeze(1)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_an_encoder_that_nests_its_padded_sequences_is_opened() -> None:
+    model = Nests().eval()
+    given = [torch.randn(3, 5, 8), absent(5, 3, 1, longest=5)]
+    with torch.no_grad():  # only then it nests
+        file = export(model, given, "trace")
+    lifted = lift(file, given)
+    assert "aten::_nested_tensor_from_mask" in lifted.report.operators
+    assert lifted.report.islands == []
+    assert lifted.report.modules["encoder.layers.1.linear2"] == "Linear"
+    agree(lifted, model, *given)
+    agree(lifted, model, torch.randn(2, 7, 8), absent(4, 7, longest=7))
+    lifted.graph_module(*given).sum().backward()
+    assert all(p.grad is not None for p in lifted.graph_module.parameters())
+
+
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 def test_bags_of_embeddings(how: How, mode: str) -> None:

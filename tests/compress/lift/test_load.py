@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import BadSignature, InvalidModel, ModelFailed
-from compress.lift import Argument, forward_arguments, lift, load_model
+from compress.lift import forward_arguments, lift, load_model
+from compress.spec.arguments import ForwardArgument
 from tests.compress.lift.exported import export, net, net_input
 
 
@@ -63,9 +64,9 @@ def test_a_model_without_forward_is_refused(tmp_path: Path) -> None:
 
 def test_arguments_are_listed_without_self() -> None:
     assert forward_arguments(export(Several(), [], "script")) == [
-        Argument("image", "Tensor", has_default=False),
-        Argument("mask", "Optional[Tensor]", has_default=True),
-        Argument("scale", "float", has_default=True),
+        ForwardArgument(name="image", type="Tensor", has_default=False),
+        ForwardArgument(name="mask", type="Optional[Tensor]", has_default=True),
+        ForwardArgument(name="scale", type="float", has_default=True, default=2.0),
     ]
 
 

@@ -81,7 +81,10 @@ class TestNet:
         model = net(name)
         given, more = net_input(name), net_input(name, 5)
         lifted = lifted_net(name, how).graph_module
-        prepared = prepare_fx(copy.deepcopy(lifted), get_default_qconfig_mapping("x86"), (given,))
+        mapping = get_default_qconfig_mapping("x86")
+        # torch's int8 kernel for it gives another answer each time on processors without VNNI
+        mapping.set_object_type(nn.ConvTranspose2d, None)
+        prepared = prepare_fx(copy.deepcopy(lifted), mapping, (given,))
         prepared(more)
         quantized = convert_fx(prepared)
         with torch.no_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -95,3 +97,29 @@ def test_tied_weights_and_a_module_called_twice_stay_one(how: How) -> None:
     calls = [node for node in graph_module.graph.nodes if node.target == "mix"]
     assert len(calls) == 2
     assert lifted.report.modules == {"embed": "Embedding", "mix": "Linear", "head": "Linear"}
+
+
+def test_batch_norm_traced_in_train_mode_goes_on_by_its_batch() -> None:
+    """The lifted model answers as the file does, which is not as the model would in eval mode."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).train()
+    given, more = torch.randn(4, 3, 8, 8), torch.randn(2, 3, 9, 9)
+    traced = torch.jit.trace(model, given, check_trace=False)
+    buffer = io.BytesIO()
+    torch.jit.save(traced, buffer)
+    buffer.seek(0)
+    file = torch.jit.load(buffer).eval()
+    before = file.state_dict()["1.running_mean"].clone()
+    report = lift(file, [given]).report
+    assert torch.equal(file.state_dict()["1.running_mean"], before)  # the original is untouched
+    assert report.islands == []
+    assert report.parameters_lifted == report.parameters
+    lifted = lift(file, [given]).graph_module
+    assert {name for name, _ in lifted.named_parameters()} == {
+        "0.weight", "0.bias", "1.weight", "1.bias",
+    }  # fmt: skip
+    for images in (given, more):
+        torch.testing.assert_close(lifted(images), file(images))
+        assert not torch.allclose(lifted(images), model.eval()(images), atol=1e-2)
+    lifted(given).pow(2).sum().backward()
+    assert all(parameter.grad is not None for parameter in lifted.parameters())
+    torch.testing.assert_close(torch.jit.script(lifted)(more), file(more))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,12 @@ from compress.structure import map_tensors, tensors_in
 from tests.compress.zoo.entry import Entry, How, export, load
 from tests.compress.zoo.registry import ENTRIES
 
-pytestmark = pytest.mark.filterwarnings("ignore:Scripted")  # the models' own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Scripted"),  # the models' own
+]
+
+LIFT = importlib.import_module("compress.lift.lift")  # the package has a function of that name
 
 TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-4
@@ -135,6 +141,18 @@ def test_a_gradient_reaches_what_the_output_depends_on(case: Case) -> None:
     for name in expected.keys() & actual.keys():
         difference = float((actual[name] - expected[name]).abs().max())
         assert difference <= GRADIENT_TOLERANCE * largest, name
+
+
+def test_large_models_are_lifted_as_small_ones(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if each model were too large to run for every comparison."""
+    monkeypatch.setattr(LIFT, "QUICK", -1)
+    other = lift(case.original, case.entry.example())
+    assert other.graph_module.code == case.lifted.graph_module.code
+    mine, theirs = other.report.to_dict(), case.lifted.report.to_dict()
+    for key in ("seconds", "max_relative_error"):
+        del mine[key], theirs[key]
+    assert mine == theirs
+    assert other.report.max_relative_error <= TOLERANCE
 
 
 def gradients(module: nn.Module, inputs: list[Any]) -> dict[str, Tensor]:

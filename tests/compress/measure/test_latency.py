@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
-from compress.measure.latency import compare_latency, ratio_interval, summarize, t_quantile
+from compress.measure.latency import Comparison, race, ratio_interval, summarize, t_quantile
+from tests.compress.measure.clock import Clock
+
+
+def compare(
+    baseline: Callable[[], object], candidate: Callable[[], object], **settings: float
+) -> Comparison:
+    return race(baseline, {"it": candidate}, **settings)["it"]  # type: ignore[arg-type]
 
 
 def work(count: int) -> object:
@@ -13,7 +21,7 @@ def work(count: int) -> object:
 
 
 def test_the_ratio_of_known_work_lies_in_a_narrow_interval() -> None:
-    comparison = compare_latency(lambda: work(60_000), lambda: work(20_000), budget_s=3)
+    comparison = compare(lambda: work(60_000), lambda: work(20_000), budget_s=3)
     low, high = comparison.speedup.ci95
     assert low <= comparison.speedup.value <= high
     assert 2 < comparison.speedup.value < 4.5
@@ -31,7 +39,7 @@ def test_rare_long_calls_do_not_rule_the_ratio() -> None:
         if calls % 50 == 0:
             time.sleep(0.05)
 
-    comparison = compare_latency(lambda: work(20_000), hiccup, budget_s=2)
+    comparison = compare(lambda: work(20_000), hiccup, budget_s=2)
     assert 0.7 < comparison.speedup.value < 1.4
     assert comparison.candidate.mean > 1.5 * comparison.candidate.p50  # told, not hidden
 
@@ -39,7 +47,7 @@ def test_rare_long_calls_do_not_rule_the_ratio() -> None:
 def test_it_stops_at_the_budget_when_noise_never_settles() -> None:
     chance = random.Random(0)
     start = time.perf_counter()
-    compare_latency(
+    compare(
         lambda: time.sleep(chance.uniform(0, 0.02)), lambda: work(10), budget_s=0.5, ci_width=1e-9
     )
     assert time.perf_counter() - start < 5
@@ -78,3 +86,67 @@ def test_percentiles_are_nearest_ranks_in_milliseconds() -> None:
     latency = summarize([i / 1000 for i in range(1, 101)])
     told = (latency.p50, latency.p90, latency.p99, latency.mean, latency.runs)
     assert told == pytest.approx((50, 90, 99, 50.5, 100))
+
+
+def test_several_candidates_share_one_baseline_and_each_gets_its_ratio(clock: Clock) -> None:
+    chance = random.Random(0)
+
+    def model(name: str, typical_s: float) -> Callable[[], object]:
+        return clock.model(name, lambda: typical_s * chance.uniform(0.95, 1.05))
+
+    raced = race(
+        model("baseline", 0.012),
+        {
+            "half": model("half", 0.006),
+            "fifth": model("fifth", 0.0024),
+            "same": model("same", 0.012),
+        },
+    )
+    assert list(raced) == ["half", "fifth", "same"]
+    for name, ratio in (("half", 2), ("fifth", 5), ("same", 1)):
+        assert raced[name].speedup.value == pytest.approx(ratio, rel=0.02)
+        assert raced[name].candidate.p50 == pytest.approx(12 / ratio, rel=0.02)
+        assert raced[name].baseline.p50 == pytest.approx(12, rel=0.02)
+    [runs] = {comparison.baseline.runs for comparison in raced.values()}
+    rounds = runs / 2
+    assert clock.calls.count("baseline") == 5 + 3 * rounds  # to warm up; one untimed, two timed
+
+
+def test_a_candidate_that_is_known_leaves_and_the_noisy_one_goes_on(clock: Clock) -> None:
+    chance = random.Random(0)
+    raced = race(
+        clock.model("baseline", lambda: 0.01),
+        {"calm": clock.model("calm", lambda: 0.01),
+         "wild": clock.model("wild", lambda: chance.uniform(0.001, 0.02))},
+        budget_s=3,
+    )  # fmt: skip
+    assert raced["calm"].candidate.runs == 2 * 12  # as few rounds as an interval may rest on
+    assert raced["wild"].candidate.runs == raced["wild"].baseline.runs > 2 * 12
+    assert raced["calm"].speedup.ci95 == pytest.approx((1, 1))
+
+
+def test_calls_right_after_a_switch_are_not_timed(clock: Clock) -> None:
+    """Each model is ten times slower when another ran before it."""
+
+    def model(name: str) -> Callable[[], object]:
+        return clock.model(name, lambda: 0.002 if clock.calls[-1:] == [name] else 0.02)
+
+    raced = race(model("a"), {"b": model("b"), "c": model("c")})
+    for comparison in raced.values():
+        assert comparison.candidate.p99 == pytest.approx(2)
+        assert comparison.baseline.p99 == pytest.approx(2)
+
+
+def test_slow_models_overrun_the_budget_by_six_rounds_at_most(clock: Clock) -> None:
+    chance = random.Random(0)
+    raced = race(
+        clock.model("baseline", lambda: 10.0),
+        {"it": clock.model("it", lambda: chance.uniform(1, 9))},
+        budget_s=6,
+    )
+    assert raced["it"].candidate.runs == 6
+    assert clock.calls.count("it") == 5 + 6
+
+
+def test_no_candidates_no_race() -> None:
+    assert race(lambda: None, {}, budget_s=0.1) == {}

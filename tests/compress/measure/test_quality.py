@@ -5,6 +5,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch import Tensor
 
 from compress.errors import BadEvaluationData, BadOutput, InvalidSpec, LabelMismatch
@@ -114,6 +115,19 @@ def test_labels_that_do_not_fit_are_refused(
         pick_metric(metric, label, LOGITS)
 
 
+@pytest.mark.parametrize("metric", ["top1", "top5", "f1"])
+def test_what_has_no_label_does_not_count(metric: Metric) -> None:
+    marked = LABEL.clone()
+    marked[5:17] = -100
+    known = marked != -100
+    expected = QualityMeter(metric)
+    expected.add(OTHER[known], LABEL[known], LOGITS[known])
+    quality = measure(metric, OTHER, marked, split=4)  # a batch without any label, too
+    assert quality.value == pytest.approx(expected.report().value)
+    with pytest.raises(BadEvaluationData, match="Every label is -100"):
+        measure(metric, OTHER, torch.full_like(LABEL, -100))
+
+
 def test_segmentation_counts_pixels() -> None:
     output = torch.randn(2, 3, 4, 4)
     label = output.argmax(1)
@@ -196,3 +210,91 @@ def test_an_error_that_is_no_number_is_refused_with_its_cause() -> None:
         broken.report()
     with pytest.raises(BadOutput, match="another precision"):
         broken.report(fine.report())
+
+
+@pytest.mark.parametrize("classes", [7, 12])
+def test_f1_is_scikit_learns_macro_average_over_classes_seen(classes: int) -> None:
+    """Of 12 classes some occur nowhere, and some only in answers."""
+    generator = torch.Generator().manual_seed(5)
+    answers = torch.randn(40, classes, generator=generator)
+    answers[:, 9:] = -9
+    label = torch.randint(0, min(8, classes), (40,), generator=generator)
+    answers[range(40), label] += 1
+    expected = f1_score(label, answers.argmax(1), average="macro", zero_division=0)
+    assert 0 < expected < 1
+    assert measure("f1", answers, label).value == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("as_probabilities", [False, True])
+@pytest.mark.parametrize("outputs", [5, 1])
+def test_f1_of_indicators_matches_scikit_learn(outputs: int, as_probabilities: bool) -> None:
+    """Logits say yes above 0, probabilities above 0.5; the artifact follows the original."""
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(40, outputs, generator=generator)
+    other = logits + torch.randn(40, outputs, generator=generator)
+    label = torch.randint(0, 2, (40, outputs), generator=generator).float()
+    if outputs > 1:
+        label[:, 2], other[:, 2] = 0, -1.0  # neither in labels nor in answers: counts 0
+    squash = torch.sigmoid if as_probabilities else torch.clone
+    meter = QualityMeter("f1")
+    for start in range(0, 40, 13):
+        part = slice(start, start + 13)
+        meter.add(squash(other[part]), label[part], squash(logits[part]))
+    expected = f1_score(
+        label if outputs > 1 else label[:, 0],
+        (other > 0) if outputs > 1 else (other[:, 0] > 0),
+        average="macro",
+        zero_division=0,
+    )
+    assert meter.report().value == pytest.approx(expected, abs=1e-12)
+
+
+def test_f1_of_one_number_a_sample_counts_both_answers() -> None:
+    meter = QualityMeter("f1")
+    answers, label = torch.tensor([1.0, -1, 2, -3]), torch.tensor([1, 0, 0, 0])
+    meter.add(answers, label, answers)
+    assert meter.report().value == pytest.approx(f1_score(label, answers > 0, average="macro"))
+
+
+@pytest.mark.parametrize("metric", ["top1", "top5", "f1", "mse", "mae"])
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 4, 5), (6, 8, 9), (6, 9, 8)])
+def test_every_metric_takes_classes_pixels_tokens_and_series(
+    metric: Metric, shape: tuple[int, ...]
+) -> None:
+    """Nine classes, wherever the labels' shape says they are."""
+    generator = torch.Generator().manual_seed(7)
+    axis = shape.index(9)
+    answers = torch.randn(shape, generator=generator)
+    label = torch.randint(0, 9, shape[:axis] + shape[axis + 1 :], generator=generator)
+    rows, ids = answers.movedim(axis, -1).reshape(-1, 9), label.flatten()
+    expected = {
+        "top1": float((rows.argmax(1) == ids).double().mean()),
+        "top5": float((rows.topk(5).indices == ids[:, None]).any(1).double().mean()),
+        "f1": f1_score(ids, rows.argmax(1), average="macro", zero_division=0),
+    }
+    target = label if metric in expected else torch.randn(shape, generator=generator)
+    error = (answers - target).double() if target.shape == answers.shape else answers.double()
+    expected |= {"mse": float(error.square().mean()), "mae": float(error.abs().mean())}
+    assert pick_metric(metric, target, answers) == metric
+    meter = QualityMeter(metric)
+    for part in (slice(0, 4), slice(4, 6)):
+        meter.add(answers[part], target[part], answers[part])
+    assert meter.report().value == pytest.approx(expected[metric], rel=1e-6)
+
+
+def test_tokens_agree_by_their_classes_not_by_their_places() -> None:
+    answers = torch.zeros(2, 3, 4)
+    answers[:, :, 1] = torch.tensor([[1.0, 2, 3], [1, 2, 3]])
+    other = answers.clone()
+    other[0, 0, 2] = 9.0  # one token of six changes its class
+    meter = QualityMeter("agreement")
+    meter.add(other, None, answers)
+    assert meter.report().value == pytest.approx(5 / 6)
+    fidelity = FidelityMeter()
+    fidelity.add(answers, other)
+    assert fidelity.report().top1_agreement == pytest.approx(5 / 6)
+
+
+def test_f1_refuses_floats_that_are_neither_0_nor_1() -> None:
+    with pytest.raises(LabelMismatch, match="other than 0 and 1"):
+        pick_metric("f1", torch.rand(40, 7), LOGITS)

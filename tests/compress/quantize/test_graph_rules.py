@@ -68,3 +68,39 @@ def test_last_are_the_layers_that_no_product_follows() -> None:
     graph_module = fx.symbolic_trace(Heads())
     layers = {"stem", "left", "right", "aside"}
     assert last_layers(graph_module, layers) == {"left", "right"}
+
+
+@pytest.mark.parametrize("channels", [2, 5, 8])
+def test_parts_become_narrows_of_the_same_elements(channels: int) -> None:
+    class Parts(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = torch.chunk(x, 2, 1)
+            return torch.cat([right * 2, left], 1)
+
+    data = torch.randn(2, channels, 3)
+    graph_module = rewritten(Parts())
+    targets = [node.target for node in graph_module.graph.nodes]
+    assert targets.count(torch.narrow) == 2
+    assert torch.chunk not in targets
+    assert torch.equal(graph_module(data), Parts()(data))
+
+
+def test_a_split_of_given_lengths_becomes_narrows() -> None:
+    class Split(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a, _, c = torch.split(x, [1, 4, 3], dim=1)
+            return torch.cat([c, a], 1)
+
+    data = torch.randn(2, 8, 3)
+    graph_module = rewritten(Split())
+    assert [n.target for n in graph_module.graph.nodes].count(torch.narrow) == 2
+    assert torch.equal(graph_module(data), Split()(data))
+
+
+def test_uneven_chunks_stay_tuples() -> None:
+    class Chunks(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat(torch.chunk(x, 3, 1)[::-1], 1)
+
+    data = torch.randn(2, 8, 3)
+    assert torch.equal(rewritten(Chunks())(data), Chunks()(data))

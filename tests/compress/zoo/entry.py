@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from compress.export.builtins import forget_builtins_
 from tests.compress.zoo.blocks import settle
 
 How = Literal["trace", "script", "file"]
@@ -85,6 +86,7 @@ def export(model: nn.Module, inputs: list[Any], how: How) -> bytes:
         elif how == "trace":  # not strict: dicts and lists may come out
             module = torch.jit.trace(model, tuple(inputs), check_trace=False, strict=False)
         else:
+            forget_builtins_()
             module = torch.jit.script(model)
         buffer = io.BytesIO()
         torch.jit.save(module, buffer)

@@ -1,0 +1,1 @@
+"""`Idempotency-Key`: a request that creates, sent twice, creates once."""

@@ -1,0 +1,1 @@
+"""Limits per project: bytes stored, unfinished jobs, requests a second."""

@@ -1,0 +1,1 @@
+"""Figures for Prometheus: of this process's requests, and of what the database knows."""

@@ -1,0 +1,74 @@
+"""Counts finished jobs, each once; done by the sweepers of all workers.
+
+Not in the transaction that ends a job: all ends would wait for each other at the same few rows,
+and a worker that froze there would hold up all others.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import Session
+
+from app.db import Database
+from app.jobs.tables import FINISHED, Job, JobEvent
+from app.metrics.jobs import Series, add_up, pack
+from app.metrics.tables import Counter
+
+
+def tally_jobs(database: Database, at_once: int) -> int:
+    """Count up to `at_once` jobs that have ended; return how many."""
+    ended = (Job.tallied.is_(False), Job.status.in_(FINISHED))
+    with database.read() as session:
+        job_ids = session.scalars(select(Job.id).where(*ended).limit(at_once)).all()
+    if not job_ids:
+        return 0
+    with database.write() as session:
+        jobs = session.execute(
+            update(Job)
+            .where(Job.id.in_(job_ids), *ended)  # another sweeper may have been quicker
+            .values(tallied=True)
+            .returning(
+                Job.id, Job.kind, Job.method, Job.status, Job.error, Job.created_at,
+                Job.started_at, Job.finished_at, Job.peak_memory_bytes,
+            )
+            .execution_options(synchronize_session=False)
+        ).all()  # fmt: skip
+        _add(session, add_up(jobs, _read_stages(session, job_ids)))
+    return len(jobs)
+
+
+def _read_stages(
+    session: Session, job_ids: Sequence[str]
+) -> dict[str, list[tuple[datetime, str | None]]]:
+    stages: dict[str, list[tuple[datetime, str | None]]] = defaultdict(list)
+    rows = session.execute(
+        select(JobEvent.job_id, JobEvent.created_at, JobEvent.data)
+        .where(JobEvent.job_id.in_(job_ids), JobEvent.type.in_(("stage", "status")))
+        .order_by(JobEvent.id)
+    )
+    for job_id, at, data in rows:
+        stages[job_id].append((at, (data or {}).get("stage")))
+    return stages
+
+
+def _add(session: Session, total: Mapping[Series, float]) -> None:
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    insert = (sqlite_insert if is_sqlite else postgresql_insert)(Counter)
+    rows = [
+        {"name": name, "labels": pack(labels), "value": value}
+        # always in the same order: two sweepers that locked them crosswise would be a deadlock
+        for (name, labels), value in sorted(total.items())
+    ]
+    if rows:
+        session.execute(
+            insert.values(rows).on_conflict_do_update(
+                index_elements=[Counter.name, Counter.labels],
+                set_={"value": Counter.value + insert.excluded.value},
+            )
+        )

@@ -1,0 +1,1 @@
+"""Projects: owners of everything else, with their limits."""

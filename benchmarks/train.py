@@ -1,0 +1,346 @@
+"""What training wins on pictures of clothes: distillation, pruning, quantization-aware training.
+
+Each table runs the engine on files, as a job does, and takes its figures from the result: accuracy
+on all 10,000 test images, of the finished file. Where the data is from: `images.py`.
+
+    python benchmarks/train.py --clothes FOLDER [--only distill,speed,qat,prune,memory] [--epochs 6]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.images import Depthwise, Images, Residual, read_images, trained
+from compress.pipeline import run
+from compress.result import Inputs, Result
+from compress.spec import DistillConfig, EngineSpec, PtqConfig, QatConfig
+
+TEACHER_WIDTH, STUDENT_WIDTH = 24, 8
+TEACHER_EPOCHS = 8
+SEEDS = (0, 1, 2)
+RATE = 3e-3
+BATCH = 128
+MEMORY_SAMPLES = 1_350_000  # 4.2 GB as float32
+
+
+class Watch:
+    """A sink that keeps the seconds each stage took, and warnings."""
+
+    def __init__(self) -> None:
+        self._began: tuple[str, float] | None = None
+        self.seconds: dict[str, float] = {}
+
+    def stage(self, stage: str, message: str) -> None:
+        now = time.perf_counter()
+        if self._began is not None:
+            name, began = self._began
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - began
+        self._began = (stage, now)
+
+    def progress(self, fraction: float, message: str) -> None:
+        pass
+
+    def event(
+        self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
+    ) -> None:
+        if level == "warning":
+            print(f"  ! {message}", file=sys.stderr)
+
+
+class Bench:
+    """Files that the tables share, and a way to run a job on them."""
+
+    def __init__(self, images: Images, folder: Path, threads: int) -> None:
+        self.images, self.folder, self.threads = images, folder, threads
+        self.train = self._data("train.npz", images.train, images.train_label)
+        self.test = self._data("test.npz", images.test, images.test_label)
+        self.unlabelled = folder / "unlabelled.npz"
+        np.savez(self.unlabelled, input=images.train.numpy())
+
+    def _data(self, name: str, pictures: torch.Tensor, labels: torch.Tensor) -> Path:
+        np.savez(self.folder / name, input=pictures.numpy(), label=labels.numpy())
+        return self.folder / name
+
+    def save(self, name: str, model: nn.Module) -> Path:
+        torch.jit.script(model.eval()).save(self.folder / name)
+        return self.folder / name
+
+    def job(
+        self, method: str, config: Any, model: Path, *, seed: int = 0, **files: Path
+    ) -> tuple[Result, Watch, Path]:
+        """Run a job; return its figures, its times, and its first file."""
+        watch = Watch()
+        out = Path(tempfile.mkdtemp(dir=self.folder))
+        spec = EngineSpec(method=method, config=config, seed=seed, threads=self.threads)  # type: ignore[arg-type]
+        result = run(spec, Inputs(model=model, evaluation=self.test, **files), watch, out)
+        return result, watch, out / result.artifacts[0].name
+
+
+def points(result: Result) -> float:
+    """Top-1 of the first file, in percent."""
+    quality = result.artifacts[0].quality
+    assert quality is not None
+    return 100 * quality.value
+
+
+def before(result: Result) -> float:
+    assert result.baseline.quality is not None
+    return 100 * result.baseline.quality.value
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def teacher_of(bench: Bench) -> Path:
+    model = trained(Residual, "clothes", bench.images, TEACHER_EPOCHS, TEACHER_WIDTH)
+    return bench.save("teacher.pt", model)
+
+
+def student_of(bench: Bench, seed: int) -> Path:
+    torch.manual_seed(seed)
+    return bench.save(f"student{seed}.pt", Residual(STUDENT_WIDTH))
+
+
+def show_distillation(bench: Bench, epochs: int) -> None:
+    """The same student, steps and rate, with and without a teacher."""
+    teacher = teacher_of(bench)
+    ratio = parameters(Residual(TEACHER_WIDTH)) / parameters(Residual(STUDENT_WIDTH))
+    print(f"Distillation: a student of 1/{ratio:.1f} of the parameters, {epochs} epochs")
+    ways = {
+        "labels alone": {"alpha": 0.0},
+        "teacher and labels": {"alpha": 0.7, "temperature": 4.0},
+        "teacher, no labels": {"loss": "kl", "temperature": 4.0},
+    }
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for seed in SEEDS:
+        for way, settings in ways.items():
+            config = DistillConfig(
+                student_model_id="student", epochs=epochs, batch_size=BATCH, learning_rate=RATE,
+                **settings,
+            )  # fmt: skip
+            data = bench.unlabelled if "no labels" in way else bench.train
+            result, _, _ = bench.job(
+                "distill", config, teacher, seed=seed, training=data,
+                student=student_of(bench, seed),
+            )  # fmt: skip
+            found[way].append(points(result))
+            print(f"  seed {seed}, {way}: {points(result):.2f} %", file=sys.stderr, flush=True)
+    print(f"  {'teacher':22} top1 {before(result):.2f} %")
+    for way, values in found.items():
+        print(
+            f"  {way:22} top1 {statistics.mean(values):.2f} % +- {statistics.stdev(values):.2f}   "
+            f"({', '.join(f'{value:.2f}' for value in values)})",
+            flush=True,
+        )
+
+
+def show_speed(bench: Bench, epochs: int) -> None:
+    """A plain loop that runs the teacher at every step, against the engine's, taking turns."""
+    teacher_file = teacher_of(bench)
+    student_file = student_of(bench, 0)
+    samples = len(bench.images.train)
+    print(f"Speed: {epochs} epochs of {samples} images, all that each does from its first step on")
+    rates: dict[str, list[float]] = {"plain": [], "engine": []}
+    found: dict[str, list[float]] = {"plain": [], "engine": []}
+    config = DistillConfig(
+        student_model_id="student", epochs=epochs, batch_size=BATCH, learning_rate=RATE,
+        temperature=4.0, validation_fraction=0.0, keep="last",
+    )  # fmt: skip
+    for _ in range(2):
+        torch.set_num_threads(bench.threads)
+        seconds, score = _plain_loop(bench.images, teacher_file, student_file, epochs)
+        rates["plain"].append(epochs * samples / seconds)
+        found["plain"].append(score)
+        result, watch, _ = bench.job(
+            "distill", config, teacher_file, training=bench.train, student=student_file
+        )
+        rates["engine"].append(epochs * samples / watch.seconds["train"])
+        found["engine"].append(points(result))
+    for name in rates:
+        rate, score = statistics.mean(rates[name]), statistics.mean(found[name])
+        print(f"  {name:8} {rate:8.0f} images/s   top1 {score:.2f} %")
+    ratio = statistics.mean(rates["engine"]) / statistics.mean(rates["plain"])
+    print(f"  {ratio:.2f} times the images", flush=True)
+
+
+def _plain_loop(images: Images, teacher: Path, student: Path, epochs: int) -> tuple[float, float]:
+    """As in a tutorial: AdamW, cosine, T = 4, alpha = 0.7."""
+    teach, learn = torch.jit.load(teacher), torch.jit.load(student).train()
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(learn.parameters(), lr=RATE)
+    steps = epochs * (len(images.train) // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    began = time.perf_counter()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images.train))[: steps // epochs * BATCH].view(-1, BATCH):
+            inputs, labels = images.train[rows], images.train_label[rows]
+            with torch.no_grad():
+                wanted = teach(inputs)
+            answer = learn(inputs)
+            soft = F.kl_div(
+                F.log_softmax(answer / 4, 1), F.softmax(wanted / 4, 1), reduction="batchmean"
+            )
+            loss = 0.7 * 16 * soft + 0.3 * F.cross_entropy(answer, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    seconds = time.perf_counter() - began
+    learn.eval()
+    with torch.no_grad():
+        answers = torch.cat([learn(part) for part in images.test.split(500)]).argmax(1)
+    return seconds, 100 * float((answers == images.test_label).float().mean())
+
+
+def show_qat(bench: Bench, epochs: int) -> None:
+    """What post-training quantization loses, and how much of it training wins back."""
+    print(f"Quantization-aware training, {epochs} epochs: top1 % of the int8 file")
+    print(f"  {'':34}{'float':>8}{'before':>8}{'labels':>8}{'none':>8}   won back")
+    for kind, width, settings in (
+        (Depthwise, 16, {"granularity": "per_tensor"}),
+        (Depthwise, 16, {"weight_dtype": "int4"}),
+        (Residual, STUDENT_WIDTH, {"weight_dtype": "int4"}),
+    ):
+        model = bench.save("float.pt", trained(kind, "clothes", bench.images, 3, width))
+        none, _, _ = bench.job("qat", _untrained(settings), model, training=bench.train)
+        ptq = points(none)
+        reached = []
+        for loss, data in (("both", bench.train), ("distill", bench.unlabelled)):
+            config = QatConfig(
+                epochs=epochs, batch_size=BATCH, learning_rate=1e-3, loss=loss, **settings
+            )
+            result, _, _ = bench.job("qat", config, model, training=data)
+            reached.append(points(result))
+        lost = before(none) - ptq
+        won = ", ".join(f"{100 * (each - ptq) / lost:.0f} %" for each in reached)
+        name = f"{kind.__name__} {' '.join(map(str, settings.values()))}"
+        print(
+            f"  {name:34}{before(none):8.2f}{ptq:8.2f}{reached[0]:8.2f}{reached[1]:8.2f}   {won}",
+            flush=True,
+        )
+        if "granularity" in settings:  # what ptq itself has against it
+            config = PtqConfig(equalize=True, bias_correction=True, **settings)
+            weapons, _, _ = bench.job("ptq", config, model, calibration=bench.train)
+            print(f"  {'ptq with its weapons':34}{'':8}{points(weapons):8.2f}", flush=True)
+
+
+def _untrained(settings: Mapping[str, Any]) -> QatConfig:
+    """One step at a rate of nothing: quantization as it starts."""
+    return QatConfig(steps=1, batch_size=BATCH, learning_rate=1e-12, keep="last", **settings)
+
+
+def show_pruning(bench: Bench, epochs: int) -> None:
+    """Half the channels cut, the rest taught by the whole, then int8 on top."""
+    teacher = teacher_of(bench)
+    print(f"Pruning half the channels, {epochs} epochs of distillation, then int8")
+    config = DistillConfig(
+        prune=0.5, epochs=epochs, batch_size=BATCH, learning_rate=RATE, temperature=4.0
+    )
+    pruned, _, file = bench.job("distill", config, teacher, training=bench.train)
+    int8, _, _ = bench.job("ptq", PtqConfig(), file, calibration=bench.train)
+    print(f"  {'':10}{'top1 %':>8}{'bytes':>10}{'smaller':>9}{'faster':>9}")
+    size = pruned.baseline.size_bytes
+    print(f"  {'teacher':10}{before(pruned):8.2f}{size:10}")
+    speedup = pruned.artifacts[0].speedup
+    assert speedup is not None
+    for name, result, faster in (
+        ("pruned", pruned, f"{speedup.value:.2f}x"),
+        ("int8", int8, ""),
+    ):
+        artifact = result.artifacts[0]
+        ratio = size / artifact.size_bytes
+        print(f"  {name:10}{points(result):8.2f}{artifact.size_bytes:10}{ratio:8.2f}x{faster:>9}")
+    sys.stdout.flush()
+
+
+def show_memory(bench: Bench) -> None:
+    """Peak memory of training on 4 GB, less that of the same training on little."""
+    peaks = {}
+    for name, samples in (("little", 10_000), ("4 GB", MEMORY_SAMPLES)):
+        data = bench.folder / "large.npz"
+        _write_large(data, samples)
+        done = subprocess.run(
+            [sys.executable, __file__, "--trains-on", str(data), "--folder", str(bench.folder)],
+            stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+        peaks[name] = int(done.stdout.split()[-1])
+        size = data.stat().st_size
+        print(f"Memory: {size / 1e9:.2f} GB of data, peak {peaks[name] / 1e9:.2f} GB", flush=True)
+        data.unlink()
+    print(f"  {(peaks['4 GB'] - peaks['little']) / 1e9:.2f} GB more", flush=True)
+
+
+def _write_large(path: Path, samples: int) -> None:
+    rows = np.random.default_rng(0).random((10_000, 1, 28, 28), np.float32)
+    pictures = np.lib.format.open_memmap(
+        path.with_suffix(".npy"), mode="w+", dtype=np.float32, shape=(samples, 1, 28, 28)
+    )
+    for start in range(0, samples, len(rows)):
+        pictures[start : start + len(rows)] = rows[: samples - start]
+    pictures.flush()
+    np.savez(path, input=pictures, label=np.arange(samples) % 10)
+    path.with_suffix(".npy").unlink()
+
+
+def train_on(data: Path, folder: Path) -> None:
+    """In a process of its own: train on a file, and print the peak of the resident memory."""
+    config = DistillConfig(
+        student_model_id="student", steps=1000, batch_size=BATCH, temperature=4.0
+    )
+    inputs = Inputs(
+        model=folder / "teacher.pt", student=folder / "student0.pt", training=data,
+        evaluation=folder / "test.npz",
+    )  # fmt: skip
+    out = Path(tempfile.mkdtemp(dir=folder))
+    run(EngineSpec(method="distill", config=config, threads=1), inputs, Watch(), out)
+    status = Path("/proc/self/status").read_text()
+    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    print(int(peak.split()[1]) * 1024)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clothes", type=Path, help="folder with Fashion-MNIST's idx files")
+    parser.add_argument("--only", default="distill,speed,qat,prune,memory")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trains-on", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.trains_on:
+        train_on(arguments.trains_on, arguments.folder)
+        return
+    if arguments.clothes is None:
+        parser.error("--clothes is needed")
+    only = arguments.only.split(",")
+    with tempfile.TemporaryDirectory() as folder:
+        torch.set_num_threads(arguments.threads)
+        bench = Bench(read_images(arguments.clothes), Path(folder), arguments.threads)
+        tables = {
+            "distill": lambda: show_distillation(bench, arguments.epochs),
+            "speed": lambda: show_speed(bench, arguments.epochs),
+            "qat": lambda: show_qat(bench, max(1, arguments.epochs // 2)),
+            "prune": lambda: show_pruning(bench, arguments.epochs),
+            "memory": lambda: (teacher_of(bench), student_of(bench, 0), show_memory(bench)),
+        }
+        for name in only:
+            tables[name]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Where and how a model is computed while it learns: device, bfloat16, layout of images."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress.errors import DeviceUnavailable
+from compress.measure.environment import read_environment
+from compress.measure.outputs import primary_output
+from compress.original import REFUSALS
+from compress.progress import Progress
+from compress.spec import Device
+from compress.spec.training import TrainingConfig
+from compress.structure import map_tensors
+
+_BF16_UNITS = {"avx512_bf16", "amx_bf16"}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How steps are computed.
+
+    Attributes:
+        device: Where.
+        bf16: Whether under autocast to bfloat16.
+        channels_last: Whether images lie in memory channel by channel of each pixel, as
+            convolutions are fastest.
+    """
+
+    device: torch.device
+    bf16: bool = False
+    channels_last: bool = False
+
+    def place(self, model: nn.Module) -> None:
+        """Move a model there, in place."""
+        _move(model, self.device)
+        _lay_out(model, self.layout)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """How images lie."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def arrange(self, inputs: Sequence[Any]) -> list[Any]:
+        """Lay images out as the model wants them, on whatever device they are."""
+
+        def lay(value: Tensor) -> Tensor:
+            is_image = value.dim() == 4 and value.is_floating_point()
+            return value.contiguous(memory_format=self.layout) if is_image else value
+
+        return [map_tensors(value, lay) for value in inputs]
+
+    def autocast(self) -> Any:
+        """Return the context that models run in."""
+        if not self.bf16:
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def find_device(asked: Device) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        DeviceUnavailable: `cuda` was asked for, and there is none.
+    """
+    if asked == "cpu" or not (asked == "cuda" or torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceUnavailable(
+            "No CUDA device is to be seen here; use device 'auto' or 'cpu', or a worker with a GPU."
+        )
+    return torch.device("cuda")
+
+
+def pick_device(
+    asked: Device, models: Sequence[nn.Module], inputs: Sequence[Any], progress: Progress
+) -> torch.device:
+    """Return the device to train on: a GPU, unless a model does not run there.
+
+    Regions that stay TorchScript may make tensors on the processor, whatever they are given.
+
+    Args:
+        asked: `auto` is content with the processor, and says so.
+        models: On the processor; left as they are.
+        inputs: Of a few samples, on the processor.
+        progress: Is told.
+
+    Raises:
+        DeviceUnavailable: `cuda` was asked for, and there is none.
+    """
+    device = find_device(asked)
+    if device.type == "cpu" or asked == "cuda":
+        return device
+    if all(_works(model, inputs, Machine(device)) for model in models):
+        return device
+    progress.warn("The model does not run on the GPU, so it is trained on the processor.")
+    return torch.device("cpu")
+
+
+def choose_machine(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    config: TrainingConfig,
+    device: torch.device,
+) -> Machine:
+    """Return the quickest way of computing that the model takes; by rule, so always the same.
+
+    A lifted graph may view images in a way that holds for one layout alone, or hold operators
+    without a bfloat16 kernel: a step is tried on a copy.
+
+    Args:
+        model: On the processor; left as it is.
+        inputs: Of a few samples, on the processor.
+        config: Whose `amp` is heeded.
+        device: Where.
+    """
+    bf16 = config.amp == "bf16" or (config.amp == "auto" and _has_bf16(device))
+    images = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    tried = [
+        Machine(device, in_bf16, channels_last)
+        for in_bf16 in dict.fromkeys((bf16, False))
+        for channels_last in dict.fromkeys((images, False))
+    ]
+    for machine in tried[:-1]:
+        if _works(model, inputs, machine):
+            return machine
+    return tried[-1]
+
+
+def _works(model: nn.Module, inputs: Sequence[Any], machine: Machine) -> bool:
+    learns = any(parameter.requires_grad for parameter in model.parameters())
+    trial = copy.deepcopy(model).train(learns)
+    machine.place(trial)
+    moved = [
+        map_tensors(value, lambda each: each.to(machine.device))
+        for value in machine.arrange(inputs)
+    ]
+    devices = [machine.device] if machine.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            with machine.autocast():
+                loss = primary_output(trial(*moved)).square().mean()
+            if learns:
+                loss.backward()  # type: ignore[no-untyped-call]
+    except (*REFUSALS, ValueError):  # what the model refuses altogether is told when it is run
+        return False
+    return bool(torch.isfinite(loss))
+
+
+@contextmanager
+def steady(device: torch.device) -> Iterator[None]:
+    """Let two runs on one machine give the same numbers, and matrices on a GPU go in TF32."""
+    # torch.use_deterministic_algorithms imports a compiler first, which takes seconds
+    mode = torch.get_deterministic_debug_mode()
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
+    precision = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    try:
+        torch.set_deterministic_debug_mode("warn")
+        memory.fill_uninitialized_memory = False
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
+        with cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(mode)
+        memory.fill_uninitialized_memory = fills
+        torch.set_float32_matmul_precision(precision)
+
+
+def bring_home(model: nn.Module) -> None:
+    """Move a model back to the processor, in place, with weights as they lie in files."""
+    Machine(torch.device("cpu")).place(model)
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return not _BF16_UNITS.isdisjoint(read_environment(1).isa)
+
+
+def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=layout)
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    """Move weights, and the devices that lifted code names where it makes tensors."""
+    model.to(device)
+
+    def there(value: Any) -> Any:
+        return device if isinstance(value, torch.device) else value
+
+    for part in model.modules():
+        if not isinstance(part, fx.GraphModule):
+            continue
+        named = [
+            node for node in part.graph.nodes
+            if any(isinstance(value, torch.device) for value in (*node.args, *node.kwargs.values()))
+        ]  # fmt: skip
+        for node in named:
+            node.args = tuple(map(there, node.args))
+            node.kwargs = {name: there(value) for name, value in node.kwargs.items()}
+        if named:
+            part.recompile()

@@ -1,0 +1,310 @@
+"""One run of the training loop: its steps, its epochs, and all that must survive a kill."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress.errors import InvalidSpec, OutOfMemory, TrainingDiverged
+from compress.progress import Progress
+from compress.quantize.islands import keeps_state, renew_islands
+from compress.spec.training import TrainingConfig
+from compress.train.checkpoint import CheckpointFile, fingerprint
+from compress.train.data import TrainingData
+from compress.train.figures import TOTAL, Figures
+from compress.train.loading import Loader
+from compress.train.machine import Machine
+from compress.train.objective import Batch, Loss, Objective
+from compress.train.optimizing import make_optimizer, rate_at, set_rate
+from compress.train.refusing import tell_refusals
+from compress.train.telling import Teller
+from compress.train.validation import Ranking, validate
+
+
+class Run:
+    """A run under way. What `_state` gives decides on how it goes on, and nothing else does.
+
+    Attributes:
+        step: Steps done.
+        curve: A row per epoch.
+        figures: Losses and speed.
+    """
+
+    def __init__(
+        self,
+        trainee: nn.Module,
+        objective: Objective,
+        data: TrainingData,
+        config: TrainingConfig,
+        machine: Machine,
+        steps: int,
+        phase: str,
+        progress: Progress,
+        on_step: Callable[[int, float], None],
+    ) -> None:
+        """Move all to the machine, and stand before the first step; for the rest see `fit`."""
+        self._trainee, self._objective, self._data = trainee, objective, data
+        self._config, self._machine, self._progress = config, machine, progress
+        self._steps, self._phase, self._on_step = steps, phase, on_step
+        self._per_epoch = data.batches_per_epoch(config.batch_size)
+        self._initial = _digest(trainee)
+        machine.place(trainee)
+        machine.place(objective)
+        self._pristine = _with_state(trainee)
+        self._optimizer = make_optimizer([trainee, objective], config)
+        self._parts = config.gradient_accumulation
+        self._ranking = Ranking(config)
+        self.step = 0
+        self.curve: list[dict[str, Any]] = []
+        self.figures = Figures(machine.device)
+
+    def fingerprint(self, seed: int) -> str:
+        """Return a digest of what decides on the run."""
+        settings = {**asdict(self._config), "checkpoint_every_s": None}
+        added = [tuple(value.shape) for value in self._objective.state_dict().values()]
+        return fingerprint(
+            settings, seed, self._machine, self._initial, added, self._data.facts()
+        )  # fmt: skip
+
+    def resume(self, file: CheckpointFile) -> int | None:
+        """Go on from a checkpoint, if there is one; return the step that it had come to."""
+        state = file.load()
+        if file.refused is not None:
+            self._progress.warn(
+                f"The checkpoint cannot be used ({file.refused}); training starts anew."
+            )
+        if state is None:
+            return None
+        self._trainee.load_state_dict(state["model"])
+        self._objective.load_state_dict(state["objective"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._ranking.load(state["ranking"])
+        self.figures.load(state["figures"])
+        self.step, self._parts, self.curve = state["step"], state["parts"], state["curve"]
+        torch.set_rng_state(state["rng"])
+        if self._machine.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self._machine.device)
+        self._progress.note(f"Training goes on from step {self.step} of {self._steps}.")
+        return self.step
+
+    def train(self, file: CheckpointFile, teller: Teller) -> None:
+        """Do the steps that are left, and save what became of them."""
+        if self.step >= self._steps or self._ranking.is_stopped:
+            return
+        config = self._config
+        loader = Loader(self._data, self._machine, config.batch_size, config.augment)
+        self._to_train_mode()
+        with closing(loader.steps(self.step, self._steps)) as batches:
+            for batch in batches:
+                self._learn(batch)
+                self.step += 1
+                teller.step(self.step, self.figures.clock_s())
+                if self.step % self._per_epoch == 0 or self.step == self._steps:
+                    self._end_epoch(teller)
+                    if self._ranking.is_stopped:
+                        break
+                    if file.is_due(0.0):
+                        self._save(file)
+                    self._to_train_mode()
+                    continue
+                if teller.is_due():
+                    self._check_numbers()
+                    teller.tell(self.step, self._row(), is_epoch=False)
+                if file.is_due(config.checkpoint_every_s):
+                    self._check_numbers()
+                    self._save(file)
+        self._save(file)
+
+    def keep(self) -> None:
+        """Leave the model in eval mode, with the weights to keep.
+
+        Raises:
+            TrainingDiverged: They are no numbers, or give none.
+        """
+        if self._ranking.weights is not None:
+            self._trainee.load_state_dict(self._ranking.weights)
+        self._check_kept()
+        if self._pristine is not None:
+            assert isinstance(self._trainee, fx.GraphModule)
+            renew_islands(self._trainee, self._pristine)
+        self._trainee.eval()
+
+    def _check_kept(self) -> None:
+        """Raise TrainingDiverged if the last step, whose loss nobody saw, has spoiled the model."""
+        judged = self.kept_row()["validation_loss"]
+        learned = [each for each in self._trainee.parameters() if each.requires_grad]
+        is_number = judged is None or math.isfinite(judged)
+        if not is_number or not all(bool(torch.isfinite(each).all()) for each in learned):
+            raise self._diverged(self.step)
+
+    def kept_row(self) -> dict[str, Any]:
+        """Return the row of the curve whose weights are kept."""
+        return self.curve[-1 if self._ranking.weights is None else self._ranking.row]
+
+    def _learn(self, batch: Batch) -> None:
+        """Do one step."""
+        set_rate(self._optimizer, rate_at(self.step, self._steps, self._config))
+        self._on_step(self.step, self.step / self._per_epoch)
+        while True:
+            self._optimizer.zero_grad()
+            try:
+                losses = [self._backward(part) for part in batch.parts(self._parts)]
+                break
+            except torch.OutOfMemoryError:
+                pass  # what the error holds on to must go first
+            self._halve(len(batch))
+        if self._config.gradient_clip is not None:
+            learning = [p for group in self._optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(learning, self._config.gradient_clip)
+        self._optimizer.step()
+        parts = {
+            name: torch.stack([loss.parts[name] for loss in losses]).sum()
+            for name in losses[0].parts
+        }
+        total = torch.stack([loss.total.detach() for loss in losses]).sum()
+        self.figures.add(self.step, {TOTAL: total, **parts}, len(batch))
+        if self._machine.device.type != "cuda":  # there, asking would make each step wait
+            self._check_numbers()
+
+    def _backward(self, part: Batch) -> Loss:
+        if self._pristine is not None:  # a step knows nothing of the one before
+            assert isinstance(self._trainee, fx.GraphModule)
+            renew_islands(self._trainee, self._pristine)
+        part = self._complete(part)
+        with tell_refusals("The model does not run in training"):
+            try:
+                with self._machine.autocast():
+                    output = self._trainee(*part.inputs)
+                loss: Loss = self._objective(output, part)
+                loss.total.backward()  # type: ignore[no-untyped-call]
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise InvalidSpec(
+                    f"The model's BatchNorm cannot learn from batches of {len(part)} sample: use a "
+                    "larger batch_size, or less gradient_accumulation."
+                ) from error
+        return loss
+
+    def _complete(self, batch: Batch) -> Batch:
+        """Add the teacher's answers, where they are needed and not remembered."""
+        if batch.answers is not None or not self._objective.needs_teacher:
+            return batch
+        assert self._data.teacher is not None
+        return replace(batch, answers=self._data.teacher.answer(batch.inputs))
+
+    def _halve(self, samples: int) -> None:
+        """Run steps in twice as many parts from now on.
+
+        Raises:
+            OutOfMemory: They have two samples already.
+        """
+        torch.cuda.empty_cache()
+        if self._parts >= samples // 2:
+            raise OutOfMemory(
+                "The GPU has not enough memory to train on two samples at a time; use device "
+                "'cpu', a smaller model, or a GPU with more memory."
+            )
+        self._parts = min(2 * self._parts, samples // 2)
+        self._progress.warn(
+            f"The GPU's memory is too small for step {self.step}: from here on, the samples of a "
+            f"step are run in {self._parts} parts and their gradients added up."
+        )
+
+    def _end_epoch(self, teller: Teller) -> None:
+        """Judge the epoch, note it, and decide whether to go on."""
+        self._check_numbers()
+        self.figures.pause()
+        row = {**self._row(), "epoch": len(self.curve) + 1, "step": self.step}
+        if len(self._data.validation):
+            began = time.monotonic()
+            verdict = validate(
+                self._trainee,
+                self._objective,
+                self._data,
+                self._machine,
+                max(1, self._config.batch_size // self._parts),
+                self._complete,
+            )
+            self._ranking.take(verdict, len(self.curve), self._trainee)
+            row |= {"validation_loss": verdict.loss, "accuracy": verdict.accuracy}
+            teller.validated(time.monotonic() - began)
+        self.curve.append(row)
+        teller.tell(self.step, row, is_epoch=True)
+        self.figures.begin_epoch()
+
+    def _row(self) -> dict[str, Any]:
+        return {
+            "phase": self._phase,
+            **self.figures.epoch(),
+            "learning_rate": rate_at(self.step - 1, self._steps, self._config),
+            "validation_loss": None,
+            "accuracy": None,
+        }
+
+    def _to_train_mode(self) -> None:
+        self._trainee.train()
+        self._objective.train()
+        self.figures.run()
+
+    def _check_numbers(self) -> None:
+        """Raise TrainingDiverged if a step's loss was no number."""
+        bad = self.figures.first_bad()
+        if bad is None:
+            return
+        raise self._diverged(bad)
+
+    def _diverged(self, step: int) -> TrainingDiverged:
+        rate = rate_at(min(step, self._steps - 1), self._steps, self._config)
+        advice = (
+            "Use a lower learning_rate, more warmup_steps, or a gradient_clip of 1."
+            if step > 0
+            else "Nothing was learned before, so it is no matter of the learning rate: look for "
+            "infinite or huge values in the training data and in the teacher's answers."
+        )
+        return TrainingDiverged(
+            f"The loss became infinite or NaN at step {step}, at a learning rate of {rate:.3g}. "
+            f"{advice}",
+            {"step": step, "learning_rate": rate},
+        )
+
+    def _save(self, file: CheckpointFile) -> None:
+        is_gpu = self._machine.device.type == "cuda"
+        file.save({
+            "model": self._trainee.state_dict(),
+            "objective": self._objective.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "ranking": self._ranking.state(),
+            "figures": self.figures.state(),
+            "step": self.step,
+            "parts": self._parts,
+            "curve": self.curve,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self._machine.device) if is_gpu else None,
+        })  # fmt: skip
+
+
+def _with_state(model: nn.Module) -> fx.GraphModule | None:
+    """Return a copy of a graph that keeps state between calls; None of any other."""
+    if isinstance(model, fx.GraphModule) and keeps_state(model):
+        return copy.deepcopy(model)
+    return None
+
+
+def _digest(model: nn.Module) -> str:
+    """Return a digest of all weights."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

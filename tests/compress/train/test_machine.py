@@ -1,0 +1,134 @@
+"""How a model is computed is chosen by rule, and left out where the model does not take it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from compress.errors import DeviceUnavailable
+from compress.spec.training import TrainingConfig
+from compress.train import machine
+from compress.train.machine import bring_home, choose_machine, find_device, pick_device, steady
+from tests.compress.sinks import Recorder
+from tests.compress.train import runs
+
+IMAGES = torch.rand(4, 1, 8, 8)
+
+
+class Viewing(nn.Module):
+    """Views images as rows, which pixel by pixel they cannot be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.norm = nn.BatchNorm2d(3)
+        self.head = nn.Linear(108, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        return self.head(x.view(x.size(0), -1))
+
+
+def choose(model: nn.Module, **config: object) -> machine.Machine:
+    return choose_machine(model, [IMAGES], TrainingConfig(**config), runs.CPU)  # type: ignore[arg-type]
+
+
+def test_images_lie_pixel_by_pixel_where_the_model_takes_it() -> None:
+    assert choose(runs.net()).channels_last
+    images = torch.rand(4, 3, 8, 8)
+    assert not choose_machine(Viewing(), [images], TrainingConfig(), runs.CPU).channels_last
+    assert not choose(nn.Sequential(nn.Flatten(), nn.Linear(64, 10))).channels_last
+    assert choose(runs.net().requires_grad_(False)).channels_last  # a teacher
+
+
+def test_choosing_leaves_the_model_and_the_random_numbers_as_they_were() -> None:
+    model = runs.net(dropout=0.5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    choose(model, amp="bf16")
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_bfloat16_is_for_processors_that_are_made_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for isa, expected in ((["avx2"], False), (["avx512_bf16"], True), (["amx_bf16"], True)):
+        known = machine.read_environment(1)
+        monkeypatch.setattr(
+            machine,
+            "read_environment",
+            lambda threads, isa=isa, known=known: type(known)(**{**vars(known), "isa": isa}),
+        )
+        assert choose(runs.net(), amp="auto").bf16 is expected
+        monkeypatch.undo()
+    assert choose(runs.net(), amp="bf16").bf16
+    assert not choose(runs.net(), amp="off").bf16
+
+
+def test_what_has_no_kernel_in_bfloat16_is_computed_in_float32() -> None:
+    class Filling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            filled = torch.zeros(4, 8)
+            filled[torch.arange(4)] = self.layer(x).mean((1, 2))
+            return filled
+
+    assert not choose(Filling(), amp="bf16").bf16
+
+
+def test_a_model_comes_home_as_files_have_it() -> None:
+    model = runs.net()
+    choose(model).place(model)
+    assert not model[0].weight.is_contiguous() or model[0].weight.shape[1] == 1
+    bring_home(model)
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_devices_that_lifted_code_names_move_with_the_model() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    made = graph.call_function(torch.zeros, (3,), {"device": torch.device("meta")})
+    graph.output(graph.call_function(torch.add, (x, made)))
+    model = fx.GraphModule(nn.Module(), graph)
+    bring_home(model)
+    assert model(torch.ones(3)).tolist() == [1, 1, 1]
+
+
+def test_settings_of_torch_are_as_before_when_training_ends() -> None:
+    before = torch.are_deterministic_algorithms_enabled()
+    with steady(runs.CPU):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() is before
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto").type == "cpu"
+    with pytest.raises(DeviceUnavailable, match="No CUDA device"):
+        find_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device("auto").type == "cuda"
+    assert find_device("cpu").type == "cpu"
+
+
+def test_what_does_not_run_on_the_gpu_is_trained_on_the_processor_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine, "_works", lambda model, inputs, where: model == "good")
+
+    def picked(asked: Literal["auto", "cpu", "cuda"], *models: Any) -> tuple[str, list[str]]:
+        sink = Recorder()
+        return pick_device(asked, models, [IMAGES], runs.started(sink)).type, sink.warnings
+
+    assert picked("auto", "good", "good") == ("cuda", [])
+    assert picked("cpu", "bad") == ("cpu", [])
+    device, warnings = picked("auto", "good", "bad")
+    assert (device, len(warnings)) == ("cpu", 1)
+    assert picked("cuda", "bad") == ("cuda", [])
