@@ -17,8 +17,9 @@ from app.errors import Unprocessable
 from app.models.calls import Calls, is_of_torch, parse, read_calls
 from app.models.code import ModuleClass, list_arguments, read_classes
 from app.models.entries import EXPORT, MAX_CODE_BYTES, Contents, not_torchscript, sort_entries
-from app.models.pickled import Instance, check_literals, corrupt_pickle, read_objects
+from app.models.pickled import Instance, corrupt_pickle
 from app.models.tensors import check_tensors, count_parameters
+from app.models.unpickling import check_literals, read_objects
 
 __all__ = ["MAX_CODE_BYTES", "ModelFacts", "scan_model"]
 
