@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
-
 from tersor.downloads import download, safe_file_name
-from tersor.errors import ConfigurationError, JobFailed, TransportError, WaitTimeout
+from tersor.errors import ConfigurationError, JobFailed
 from tersor.parsing import View, parse
 from tersor.spec import Data, job_body
 from tersor.transport import Transport, path_of
 from tersor.uploads import Progress
 from tersor.views import Artifact, Dataset, Event, JobError, Model, Result
-
-OnEvent = Callable[[Event], None]
-
-_WAIT_S = 30.0
-_EVENTS_WAIT_S = 5.0  # with events, some of which come without a change of the job itself
-_OUTAGE_S = 120.0
-_LEAST_PAUSE_S = 0.1
+from tersor.waiting import OnEvent, Waiter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,33 +191,12 @@ class Jobs:
             WaitTimeout: Time is up; the job goes on.
             TransportError: The service was away for two minutes.
         """
+        waiter = Waiter(self._transport, self._job, self.events)
         job_id = job if isinstance(job, str) else job.id
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        last_event: int | str | None = None
-        longest_s = _WAIT_S if on_event is None else _EVENTS_WAIT_S
-        told: Job | None = None
-        current, etag = self._look(job_id, None, 0.0)
-        while True:
-            if on_event is not None:
-                for event in self.events(job_id, after=last_event):
-                    last_event = event.id
-                    on_event(event)
-            if on_change is not None and current is not told:
-                on_change(current)
-                told = current
-            if current.finished:
-                break
-            left_s = longest_s if deadline is None else deadline - time.monotonic()
-            if left_s <= 0:
-                raise WaitTimeout(
-                    f"{job_id} was not finished after {timeout_s:g} s ({current.status}); "
-                    f"it goes on.",
-                    current,
-                )
-            current, etag = self._look_patiently(current, etag, min(longest_s, left_s))
-        if raise_on_failure and current.status != "succeeded":
-            raise _failure(current)
-        return current
+        ended = waiter.wait(job_id, timeout_s, on_event, on_change)
+        if raise_on_failure and ended.status != "succeeded":
+            raise _failure(ended)
+        return ended
 
     def cancel(self, job_id: str) -> Job:
         """Ask for an end. Raises Conflict `already_finished` if there is nothing to end."""
@@ -307,34 +277,6 @@ class Jobs:
                 code="artifact_not_found",
             )
         return chosen
-
-    def _look(self, job: Job | str, etag: str | None, wait_s: float) -> tuple[Job, str | None]:
-        """Return the job and its ETag, at once or when it differs from `etag`."""
-        job_id = job if isinstance(job, str) else job.id
-        headers = {"Prefer": f"wait={max(1, round(wait_s))}"} if wait_s > 0 else {}
-        if etag is not None:
-            headers["If-None-Match"] = etag
-        answer = self._transport.get(
-            path_of("jobs", job_id), headers=headers, timeout_s=wait_s + self._transport.timeout_s
-        )
-        if answer.status_code == httpx.codes.NOT_MODIFIED and isinstance(job, Job):
-            return job, etag
-        return self._job(answer.json()), answer.headers.get("ETag")
-
-    def _look_patiently(self, job: Job, etag: str | None, wait_s: float) -> tuple[Job, str | None]:
-        began = time.monotonic()
-        while True:
-            try:
-                found = self._look(job, etag, wait_s)
-            except TransportError:
-                # the job outlives a restart of the service, and so does waiting for it
-                if time.monotonic() - began > _OUTAGE_S + wait_s:
-                    raise
-                self._transport.pause(3)
-            else:
-                if time.monotonic() - began < _LEAST_PAUSE_S:
-                    time.sleep(_LEAST_PAUSE_S)  # a job that changes quickly is not hammered
-                return found
 
     def _job(self, data: Mapping[str, Any]) -> Job:
         return parse(Job, data, _jobs=self)

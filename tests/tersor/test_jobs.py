@@ -103,7 +103,7 @@ def test_waiting_tells_each_event_once_and_every_change(server: Server, job: Job
 def test_an_event_that_changes_nothing_of_the_job_is_told_soon_and_no_change_with_it(
     server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tersor.jobs._EVENTS_WAIT_S", 1.0)
+    monkeypatch.setattr("tersor.waiting._EVENTS_WAIT_S", 1.0)
     heard: dict[str, float] = {}
     changes: list[Job] = []
     timer = soon(server.tell, job.id, "log", "by the way")
