@@ -15,7 +15,7 @@ from compress.measure.memory import MemoryProbe
 from compress.measure.quality import within_budget
 from compress.measure.size import sha256, size_bytes
 from compress.progress import Progress
-from compress.result import ArtifactReport, Baseline, Throughput, Verdict
+from compress.result import ArtifactReport, Baseline, Throughput, Undelivered, Verdict
 from compress.spec import EngineSpec, Format
 from compress.structure import cast_floats
 
@@ -48,8 +48,11 @@ def appraise(
     progress: Progress,
     start_probe: Callable[[], MemoryProbe] | None = None,
     reference: Reference | None = None,
-) -> tuple[Baseline, list[ArtifactReport]]:
+) -> tuple[Baseline, list[ArtifactReport], list[Undelivered]]:
     """Measure the original and all finished files: the stages `evaluate` and `benchmark`.
+
+    A file that does not run on a sample which the original takes is removed, and told of in the
+    last list.
 
     Args:
         intake: The job's data.
@@ -62,7 +65,7 @@ def appraise(
 
     Raises:
         ModelFailed: The original itself raises on a sample.
-        ExportFailed: A finished file does.
+        ExportFailed: Every finished file does.
     """
     contenders = {_ORIGINAL: Contender(original, None, spec.threads)}
     for each in artifacts:
@@ -76,6 +79,16 @@ def appraise(
             models,
             lambda done, total: progress.part(done / total, f"evaluating {done}/{total}"),
         )
+        undelivered = []
+        for each in [each for each in artifacts if each.path.name in judged.failed]:
+            error = judged.failed[each.path.name]
+            progress.warn(f"No {each.format} file: {error.message}")
+            undelivered.append(
+                Undelivered(format=each.format, code=error.code, reason=error.message)
+            )
+            del models[each.path.name], contenders[each.path.name]
+            each.path.unlink()
+        artifacts = [each for each in artifacts if each.path.name not in judged.failed]
         progress.stage("benchmark", "measuring memory")
         sample = cast_floats(intake.probes()[0], intake.dtype)
         peaks = measure_memory(probe, contenders, sample, progress.warn)
@@ -110,17 +123,21 @@ def appraise(
         peak_memory_bytes=peaks.get(_ORIGINAL),
         quality=judged.baseline,
     )
-    return baseline, [
-        _report(
-            each,
-            baseline.size_bytes,
-            judged.artifacts[each.path.name],
-            raced[each.path.name],
-            throughput[each.path.name],
-            peaks.get(each.path.name),
-        )
-        for each in artifacts
-    ]
+    return (
+        baseline,
+        [
+            _report(
+                each,
+                baseline.size_bytes,
+                judged.of(each.path.name),
+                raced[each.path.name],
+                throughput[each.path.name],
+                peaks.get(each.path.name),
+            )
+            for each in artifacts
+        ],
+        undelivered,
+    )
 
 
 def _single(one_s: float) -> Throughput:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -41,10 +41,22 @@ class Judgement:
     Attributes:
         baseline: The original's quality, where there is a metric.
         artifacts: Finished files by name.
+        failed: Files that do not run on a sample which the original takes, and what they say.
     """
 
     baseline: Quality | None
     artifacts: Mapping[str, Judged]
+    failed: Mapping[str, ExportFailed] = field(default_factory=dict)
+
+    def of(self, name: str) -> Judged:
+        """Return one file's figures.
+
+        Raises:
+            ExportFailed: It does not run on a sample.
+        """
+        if name in self.failed:
+            raise self.failed[name]
+        return self.artifacts[name]
 
 
 @dataclass(frozen=True)
@@ -142,19 +154,27 @@ def judge(
 
     Raises:
         ModelFailed: The original itself raises on a sample.
-        ExportFailed: An artifact does.
+        ExportFailed: Every artifact does: what the first of them says.
     """
     metric = reference.metric
     fidelity = {name: FidelityMeter() for name in artifacts}
     quality = {} if metric is None else {name: QualityMeter(metric) for name in artifacts}
+    running, failed = dict(artifacts), dict[str, ExportFailed]()
     done = 0
     with torch.no_grad():
         for batch in reference.batches():
             length = batch_length(batch.inputs)
-            for name, artifact in artifacts.items():
-                output = _answer(
-                    artifact, batch.inputs, name, f"samples {done} to {done + length - 1}"
-                )
+            for name, artifact in tuple(running.items()):
+                try:
+                    output = _answer(
+                        artifact, batch.inputs, name, f"samples {done} to {done + length - 1}"
+                    )
+                except ExportFailed as error:
+                    failed[name] = error
+                    del running[name]
+                    if not running:
+                        raise next(iter(failed.values())) from error
+                    continue
                 fidelity[name].add(batch.answer, output)
                 if name in quality:
                     quality[name].add(output, batch.label, batch.answer)
@@ -165,9 +185,9 @@ def judge(
         name: Judged(
             quality[name].report(before) if name in quality else None, fidelity[name].report()
         )
-        for name in artifacts
+        for name in running
     }
-    return Judgement(before, judged)
+    return Judgement(before, judged, failed)
 
 
 def _answer(artifact: Runnable, inputs: Sequence[Any], name: str, samples: str) -> Any:

@@ -193,9 +193,9 @@ def _compare(
     )
     story = tell_training(
         phases,
-        before=judged.artifacts["student before"].quality,
+        before=judged.of("student before").quality,
         teacher=judged.baseline,
-        after=judged.artifacts["student after"].quality,
+        after=judged.of("student after").quality,
     )
     return story, reference
 

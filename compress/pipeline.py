@@ -90,7 +90,7 @@ def run(
             sink.event("log", sentence, level="warning")
         compressed = compress_model(spec, intake, lifted, inputs, Path(scratch), progress)
         finished, undelivered = _export(spec, intake, compressed, out_dir, progress)
-        baseline, reports = appraise(
+        baseline, reports, broken = appraise(
             intake, spec, inputs.model, finished, progress, start_probe, compressed.reference
         )
         environment = read_environment(torch.get_num_threads())
@@ -98,7 +98,8 @@ def run(
             baseline=baseline,
             artifacts=reports,
             recommended=recommend(reports, baseline, spec.max_accuracy_drop),
-            undelivered=undelivered,
+            max_accuracy_drop=spec.max_accuracy_drop,
+            undelivered=[*undelivered, *broken],
             layers=compressed.quantized.layers,
             mixed=compressed.story,
             training=compressed.training,

@@ -128,8 +128,9 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """All figures of a job. `recommended` is the name of an artifact, or None.
+    """All figures of a job.
 
+    `recommended` is the name of an artifact that keeps `max_accuracy_drop`, a fraction, or None.
     `mixed` tells how a mixed plan was found: `bound`, `plan` (layer to precision), `trials` (each
     plan tried: `layers` by precision, `size_bytes`, `latency_ms`, `sqnr_db`, `quality`,
     `keeps_bound`, `chosen`) and `sensitivity` (of each layer in each precision: `sqnr_db` of the
@@ -140,6 +141,7 @@ class Result:
     artifacts: list[ArtifactReport]
     undelivered: list[Undelivered] = field(default_factory=list)
     recommended: str | None
+    max_accuracy_drop: float
     layers: list[Layer]
     environment: Environment
     provenance: Mapping[str, Any]

@@ -101,7 +101,7 @@ def _try_file(
     written = export("torchscript", plan_of(spec, intake, lifted, made, original, "mixed"), scratch)
     loaded = load_model(written.path)
     judgement = judge(reference, {"trial": loaded})
-    judged = judgement.artifacts["trial"]
+    judged = judgement.of("trial")
     sample = cast_floats(intake.probes()[0], intake.dtype)
     times_s = []
     with torch.no_grad():

@@ -180,12 +180,16 @@ class Undelivered(View):
 
 @dataclass(frozen=True, kw_only=True)
 class Result(View):
-    """The figures of a job. `recommended` is the id of an artifact, or None."""
+    """The figures of a job. `recommended` is the id of an artifact, or None.
+
+    It keeps `max_accuracy_drop`, a fraction; None in results of services that did not tell it.
+    """
 
     baseline: Baseline = field(default_factory=Baseline)
     artifacts: tuple[Artifact, ...] = ()
     undelivered: tuple[Undelivered, ...] = ()
     recommended: str | None = None
+    max_accuracy_drop: float | None = None
     layers: tuple[Layer, ...] = ()
     mixed: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None

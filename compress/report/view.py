@@ -36,7 +36,7 @@ def view(result: Result) -> dict[str, Any]:
         "title": _title(chosen, result),
         "files": [_baseline_row(baseline), *(_artifact_row(a, result) for a in result.artifacts)],
         "recommended": result.recommended,
-        "recommendation": _recommendation(chosen, baseline),
+        "recommendation": _recommendation(chosen, result),
         "others": [
             {"name": a.name, "why": _why_not(a, chosen, baseline)}
             for a in result.artifacts
@@ -144,9 +144,10 @@ def _per_second(value: float | None) -> str:
     return "–" if value is None else f"{significant(value)}/s"
 
 
-def _recommendation(chosen: ArtifactReport | None, baseline: Baseline) -> str:
+def _recommendation(chosen: ArtifactReport | None, result: Result) -> str:
+    baseline, budget = result.baseline, f"the accuracy budget of {result.max_accuracy_drop:g}"
     if chosen is None:
-        return "Keep the original: no file is both within the accuracy budget and of any gain."
+        return f"Keep the original: no file is both within {budget} and of any gain."
     told = []
     if chosen.speedup is not None:
         told.append(
@@ -161,7 +162,7 @@ def _recommendation(chosen: ArtifactReport | None, baseline: Baseline) -> str:
         told.append(f"{metric} is {_quality(chosen.quality)} ({_drop(chosen, baseline)})")
     elif chosen.fidelity is not None:
         told.append(f"its answers are {decibels(chosen.fidelity.sqnr_db)} above the noise")
-    return "Of the files within the accuracy budget it is the fastest: " + "; ".join(told) + "."
+    return f"Of the files within {budget} it is the fastest: " + "; ".join(told) + "."
 
 
 def _why_not(artifact: ArtifactReport, chosen: ArtifactReport | None, baseline: Baseline) -> str:

@@ -69,12 +69,13 @@ def print_result(result: Result) -> None:
         rows,
     )
     # fmt: on
+    budget = "the accuracy budget"
+    if result.max_accuracy_drop is not None:
+        budget += f" of {result.max_accuracy_drop:g}"
     if result.recommended:
-        typer.echo(
-            "* recommended: within the accuracy budget, smaller or faster, not shown to be slower"
-        )
+        typer.echo(f"* recommended: within {budget}, smaller or faster, not shown to be slower")
     else:
-        typer.echo("none is recommended, keep the original: slower, or over the accuracy budget")
+        typer.echo(f"none is recommended, keep the original: slower, or over {budget}")
     _print_training(result.training or {})
     for each in result.undelivered:
         typer.echo(f"  no {each.format} file: {each.reason}")

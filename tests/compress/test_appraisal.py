@@ -91,7 +91,7 @@ def look(
     progress = Progress(sink, "converts")
     with tempfile.TemporaryDirectory(dir=tmp_path) as scratch:
         intake = open_intake(spec, files, Path(scratch))
-        baseline, reports = appraise(intake, spec, files.model, artifacts, progress)
+        baseline, reports, _ = appraise(intake, spec, files.model, artifacts, progress)
     return baseline, reports, sink
 
 
@@ -158,6 +158,29 @@ def test_a_file_that_does_not_take_a_batch_is_named(files: Inputs, tmp_path: Pat
     stiff = Finished(saved(tmp_path, "stiff.pt", rows=32), "torchscript", "fp32")
     with pytest.raises(ExportFailed, match=r"'stiff\.pt' does not run on samples 32 to 49"):
         look(files, tmp_path, [stiff])
+
+
+def test_a_file_that_does_not_take_a_batch_does_not_keep_the_others(
+    files: Inputs, tmp_path: Path
+) -> None:
+    stiff = Finished(saved(tmp_path, "stiff.pt", rows=32), "torchscript", "fp32")
+    same = Finished(saved(tmp_path, "same.pt"), "torchscript", "fp32")
+    sink = Recorder()
+    spec = EngineSpec(method="convert", config=ConvertConfig())
+    with tempfile.TemporaryDirectory(dir=tmp_path) as scratch:
+        intake = open_intake(spec, files, Path(scratch))
+        baseline, reports, undelivered = appraise(
+            intake, spec, files.model, [stiff, same], Progress(sink, "converts")
+        )
+    assert [each.name for each in reports] == ["same.pt"]
+    assert reports[0].quality is not None
+    assert reports[0].quality.samples == 50
+    assert baseline.latency_ms is not None
+    [left_out] = undelivered
+    assert (left_out.format, left_out.code) == ("torchscript", "export_failed")
+    assert "'stiff.pt' does not run on samples 32 to 49" in left_out.reason
+    assert any("stiff.pt" in warning for warning in sink.warnings)
+    assert not stiff.path.exists()
 
 
 def test_batch_sizes_that_a_file_refuses_are_left_out_for_all(

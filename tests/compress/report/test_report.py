@@ -90,6 +90,7 @@ def result(**fields: Any) -> Result:
         ),
         "artifacts": [artifact()],
         "recommended": "model.int8.onnx",
+        "max_accuracy_drop": 0.01,
         "layers": [layer(0), layer(1, precision="fp32", reason="override 'fc' keeps it fp32")],
         "environment": Environment(
             cpu="Some CPU", isa=["avx2"], threads=2, torch="2.13.0", device="cpu"
