@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
+
+from tersor.administration import AdministrationFailed, run_admin
 
 _CREDENTIALS = "credentials.json"
 
@@ -19,7 +19,7 @@ class LaunchError(Exception):
 def first_credentials(environment: dict[str, str], data_dir: Path, url: str) -> Path | None:
     """Make the first key, or update the address beside the one that is there."""
     path = data_dir / _CREDENTIALS
-    made = run_admin(environment, "bootstrap")
+    made = prepare(environment, "bootstrap")
     known = {**json.loads(path.read_text()), "url": url} if path.exists() else {}
     if made.get("key"):
         known = {"url": url, **{name: made[name] for name in ("project_id", "key_id", "key")}}
@@ -46,14 +46,9 @@ def record_server(url: str, data_dir: Path) -> None:
         return  # a convenience only: a home that cannot be written must not stop the service
 
 
-def run_admin(environment: dict[str, str], *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "app.admin", *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise LaunchError(f"preparing the database failed ({arguments[0]}):\n{done.stderr.strip()}")
-    return json.loads(done.stdout) if done.stdout.strip() else {}
+def prepare(environment: dict[str, str], step: str) -> dict[str, Any]:
+    """Take a step towards a usable database: `migrate` or `bootstrap`."""
+    try:
+        return run_admin(environment, step)
+    except AdministrationFailed as error:
+        raise LaunchError(f"preparing the database failed ({step}):\n{error.message}") from error

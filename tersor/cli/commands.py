@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tersor._version import get_version
-from tersor.cli import files, jobs, projects, service
+from tersor.cli import files, jobs, operating, projects, service
 from tersor.cli.session import ApiKey, Json, Session, Url
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(service.root)
+app.add_typer(operating.root)
 app.add_typer(jobs.root)
 app.add_typer(projects.root)
 app.add_typer(jobs.jobs, name="jobs")

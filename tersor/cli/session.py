@@ -104,10 +104,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         typer.secho(text.rstrip(), bold=number == 0)
 
 
-def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _Command]:
+def command(
+    app: typer.Typer, name: str | None = None, *, remote: bool = True
+) -> Callable[[_Command], _Command]:
     """Register a function as a command; its first parameter, a Session, becomes the options.
 
-    Errors of the client become one line on standard error and an exit status.
+    Errors of the client become one line on standard error and an exit status. One that speaks to
+    no service (`remote=False`) takes neither address nor key.
     """
 
     def register(function: _Command) -> _Command:
@@ -116,8 +119,8 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _
             *,
             context: typer.Context,
             json: bool,
-            url: str | None,
-            api_key: str | None,
+            url: str | None = None,
+            api_key: str | None = None,
             **arguments: Any,
         ) -> None:
             before = context.find_object(Session) or Session()  # options given before the command
@@ -143,6 +146,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[_Command], _
                 option, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
             )
             for option, (annotation, default) in _SHARED.items()
+            if remote or option == "json"
         ]
         own.append(
             inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
