@@ -41,7 +41,7 @@ def find_access(url: str | None = None, api_key: str | None = None) -> Access:
     Raises:
         ConfigurationError: The address or the key is malformed.
     """
-    recorded = _read_json(_state_folder() / "server.json")
+    recorded = _read_json(state_folder() / "server.json")
     chosen = os.environ.get("TERSOR_DATA_DIR")
     folders = [chosen] if chosen else [recorded.get("data_dir"), "tersor-data"]
     files = [_read_json(Path(str(folder)) / "credentials.json") for folder in folders if folder]
@@ -72,7 +72,8 @@ def _check_url(url: str) -> str:
     return url.rstrip("/")
 
 
-def _state_folder() -> Path:
+def state_folder() -> Path:
+    """Return where this user's programs keep what they should remember."""
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path("~/.local/state").expanduser()) / "tersor"
 

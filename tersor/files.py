@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tersor import resumable
 from tersor.downloads import download, safe_file_name
 from tersor.errors import ConfigurationError
 from tersor.parsing import parse
@@ -31,7 +32,7 @@ class Models:
         labels: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> Model:
-        """Upload a TorchScript file, streamed from disk.
+        """Upload a TorchScript file, streamed from disk; a large one goes on after a cut.
 
         Args:
             path: The file, as `torch.jit.save` wrote it.
@@ -43,7 +44,7 @@ class Models:
         """
         fields = _fields(name, labels)
         if inputs is not None:
-            fields["inputs"] = json.dumps(list(inputs))
+            fields["inputs"] = [dict(each) for each in inputs]
         return parse(Model, _upload(self._transport, "models", Path(path), fields, progress))
 
     def from_artifact(
@@ -94,7 +95,7 @@ class Datasets:
         labels: Mapping[str, str] | None = None,
         progress: Progress | None = None,
     ) -> Dataset:
-        """Upload an .npz or .safetensors file, streamed from disk.
+        """Upload an .npz or .safetensors file, streamed from disk; a large one goes on after a cut.
 
         Its arrays are `input`, or `input_0`, `input_1` … in the order of forward's arguments,
         first axis the sample, and optionally `label`.
@@ -160,10 +161,10 @@ class Datasets:
         self._transport.delete(path_of("datasets", dataset_id))
 
 
-def _fields(name: str | None, labels: Mapping[str, str] | None) -> dict[str, str]:
-    fields = {} if name is None else {"name": name}
+def _fields(name: str | None, labels: Mapping[str, str] | None) -> dict[str, Any]:
+    fields: dict[str, Any] = {} if name is None else {"name": name}
     if labels:
-        fields["labels"] = json.dumps(dict(labels))
+        fields["labels"] = dict(labels)
     return fields
 
 
@@ -171,10 +172,17 @@ def _upload(
     transport: Transport,
     kind: str,
     path: Path,
-    fields: dict[str, str],
+    fields: dict[str, Any],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    body = FileUpload(path, {"name": path.name, **fields}, progress)
+    fields = {"name": path.name, **fields}
+    if path.is_file() and path.stat().st_size >= resumable.FROM_BYTES:
+        return resumable.upload(transport, f"/v1/{kind}", path, fields, progress)
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in fields.items()
+    }
+    body = FileUpload(path, texts, progress)
     answer: dict[str, Any] = transport.upload(f"/v1/{kind}", lambda: body, body.headers).json()
     return answer
 

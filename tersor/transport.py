@@ -17,8 +17,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -26,7 +24,8 @@ import httpx
 
 from tersor._version import get_version
 from tersor.access import Access
-from tersor.errors import ApiError, FieldError, TransportError, error_class
+from tersor.errors import TransportError
+from tersor.problems import read_problem
 
 Query = Mapping[str, str | int | None]
 
@@ -76,6 +75,11 @@ class Transport:
             transport=http,
         )
 
+    @property
+    def checking_timeout_s(self) -> float:
+        """Longest wait for an answer that comes when a whole file has been checked."""
+        return max(self.timeout_s, 300.0)
+
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
@@ -95,11 +99,14 @@ class Transport:
         return self._send_json("POST", path, body, repeatable=repeatable, timeout_s=timeout_s)
 
     def create(
-        self, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None
-    ) -> httpx.Response:
+        self, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None,
+        headers: Mapping[str, str] | None = None, timeout_s: float | None = None,
+    ) -> httpx.Response:  # fmt: skip
         """Make a thing once, however often it takes to ask; `key` lets a caller ask once more."""
-        headers = {"Idempotency-Key": key or str(uuid.uuid4())}
-        return self._send_json("POST", path, body, headers=headers, repeatable=True)
+        headers = {**(headers or {}), "Idempotency-Key": key or str(uuid.uuid4())}
+        return self._send_json(
+            "POST", path, body, headers=headers, repeatable=True, timeout_s=timeout_s
+        )
 
     def upload(
         self, path: str, content: Callable[[], Iterable[bytes]], headers: Mapping[str, str]
@@ -109,8 +116,19 @@ class Transport:
             "POST", path, headers={**headers, "Idempotency-Key": str(uuid.uuid4())},
             content=content, repeatable=True,
             # after the last byte the service checks the file, which takes longer than an answer
-            timeout_s=max(self.timeout_s, 300.0),
+            timeout_s=self.checking_timeout_s,
         )  # fmt: skip
+
+    def head(self, path: str) -> httpx.Response:
+        """Read the headers alone."""
+        return self._request("HEAD", path)
+
+    def append(
+        self, path: str, content: Callable[[], Iterable[bytes]], headers: Mapping[str, str]
+    ) -> httpx.Response:
+        """Send a piece of a file. If its answer is lost, ask how much has arrived."""
+        timeout_s = max(self.timeout_s, 60.0)  # the service answers when the piece is on its disk
+        return self._request("PATCH", path, headers=headers, content=content, timeout_s=timeout_s)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         """Set fields, which twice is as good as once."""
@@ -222,31 +240,6 @@ class Transport:
         )
 
 
-def read_problem(response: httpx.Response) -> ApiError:
-    """Return the exception for an answer that is not a success."""
-    status = response.status_code
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        body = {}
-    faults = [
-        FieldError(str(fault.get("pointer", "")), str(fault.get("detail", "")))
-        for fault in body.get("errors") or ()
-        if isinstance(fault, dict)
-    ]
-    reason = response.reason_phrase or "an answer without an explanation"
-    return error_class(status)(
-        status,
-        str(body.get("code") or f"http_{status}"),
-        str(body.get("detail") or f"{reason}; is {response.url} a Tersor service?"),
-        errors=faults,
-        request_id=body.get("request_id") or response.headers.get("X-Request-Id"),
-        retry_after_s=_retry_after_s(response.headers.get("Retry-After")),
-    )
-
-
 def path_of(*parts: str) -> str:
     """Return `/v1/…` from parts, each escaped.
 
@@ -267,20 +260,6 @@ def _may_repeat(response: httpx.Response, repeatable: bool) -> bool:
 def _backoff_s(tries: int) -> float:
     # full jitter, so that many clients of a service that comes back do not call all at once
     return random.uniform(0.0, min(_BACKOFF_MAX_S, _BACKOFF_S * 2**tries))
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _is_loopback(url: str) -> bool:
