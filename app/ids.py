@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
+from datetime import UTC, datetime, timedelta
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def new_id(prefix: str) -> str:
@@ -23,5 +25,15 @@ def new_id(prefix: str) -> str:
         | 0b10 << 62
         | secrets.randbits(62)
     )
+    return _spell(prefix, value)
+
+
+def lowest_id(prefix: str, at: datetime) -> str:
+    """Return what sorts before every id that is made from `at` on, and after those made before."""
+    milliseconds = min(max(0, (at - _EPOCH) // timedelta(milliseconds=1)), 2**48 - 1)
+    return _spell(prefix, milliseconds << 80)
+
+
+def _spell(prefix: str, value: int) -> str:
     digits = [_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5)]
     return f"{prefix}_{''.join(digits)}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import CursorResult, Select, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db import utc_now
@@ -46,11 +46,52 @@ def claim(session: Session, queues: Sequence[str], owner: str, lease_s: float) -
     Dead leases are not claimed here: the sweeper puts such jobs back into the queue, so that one
     place decides when an owner is dead and how often a job is tried.
     """
+    for queue in _by_urgency(session, queues):
+        claimed = _claim_from(session, queue, owner, lease_s)
+        if claimed is not None:
+            return claimed
+    return None
+
+
+def list_late(
+    session: Session, queues: Sequence[str], sent_before: datetime, limit: int
+) -> list[str]:
+    """Return up to `limit` jobs whose message went out before, in the order of claims."""
+    waiting = [
+        (-priority, job_id)
+        for queue in queues
+        for job_id, priority in session.execute(
+            _next_queued(queue).where(Job.message_sent_at < sent_before).limit(limit)
+        )
+    ]
+    return [job_id for _, job_id in sorted(waiting)[:limit]]
+
+
+def _next_queued(queue: str) -> Select[str, int]:
+    """Return the query for id and priority of the jobs that wait in a queue, the next one first.
+
+    One queue at a time: over several, the database would sort them all to find the first.
+    """
+    return (
+        select(Job.id, Job.priority)
+        .where(Job.status == "queued", Job.queue == queue, Job.cancel_requested_at.is_(None))
+        .order_by(Job.priority.desc(), Job.id)
+    )
+
+
+def _by_urgency(session: Session, queues: Sequence[str]) -> list[str]:
+    if len(queues) == 1:
+        return list(queues)
+    heads = {queue: session.execute(_next_queued(queue).limit(1)).one_or_none() for queue in queues}
+    waiting = [(-head.priority, head.id, queue) for queue, head in heads.items() if head]
+    return [queue for _, _, queue in sorted(waiting)]
+
+
+def _claim_from(session: Session, queue: str, owner: str, lease_s: float) -> Claim | None:
     now = database_now(session)
     next_id = (
-        select(Job.id)
-        .where(Job.status == "queued", Job.queue.in_(queues), Job.cancel_requested_at.is_(None))
-        .order_by(Job.priority.desc(), Job.id)
+        _next_queued(queue)
+        .with_only_columns(Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # PostgreSQL; on SQLite the whole write is exclusive
         .scalar_subquery()

@@ -16,7 +16,7 @@ from app.audit.repository import forget_old
 from app.db import Database, utc_now, wake
 from app.idempotency.repository import forget_answers
 from app.jobs.repository import delete_jobs
-from app.jobs.tables import FINISHED, Job, WorkerSeen
+from app.jobs.tables import FINISHED, Job, WorkerSeen, spelled_out
 from app.metrics.tally import tally_jobs
 from app.projects.retention import remove_expired
 from app.queue import QueueName
@@ -30,7 +30,7 @@ from workers.expiries import Expiries, Owned
 from workers.failures import worker_lost
 from workers.identity import is_known_dead, own_name
 from workers.job_folder import remove_folder, work_folder
-from workers.lease import LeaseLost, database_now
+from workers.lease import LeaseLost, database_now, list_late
 
 log = logging.getLogger(__name__)
 
@@ -155,21 +155,18 @@ class Sweeper:
         with self._database.read() as session:
             now = database_now(session)
             late = now - timedelta(seconds=self._settings.worker.resend_after_s)
-            waiting = (
-                Job.status == "queued",
-                Job.queue.in_(self._queues),
-                Job.message_sent_at < late,
-                Job.cancel_requested_at.is_(None),
-            )
-            job_ids = session.scalars(
-                select(Job.id).where(*waiting).order_by(Job.priority.desc(), Job.id).limit(free)
-            ).all()
+            job_ids = list_late(session, self._queues, late, free)
         if not job_ids:
             return
         with self._database.write() as session:
             sent = session.execute(
                 update(Job)
-                .where(Job.id.in_(job_ids), *waiting)  # another sweeper may have been quicker
+                .where(
+                    Job.id.in_(job_ids),
+                    Job.status == "queued",
+                    Job.message_sent_at < late,  # another sweeper may have been quicker
+                    Job.cancel_requested_at.is_(None),
+                )
                 .values(message_sent_at=now)
                 .returning(Job.id, Job.queue)
                 .execution_options(synchronize_session=False)
@@ -241,7 +238,9 @@ class Sweeper:
         with self._database.read() as session:
             over = Job.finished_at < database_now(session) - timedelta(seconds=_PREFLIGHT_KEPT_S)
             old = session.scalars(
-                select(Job.id).where(Job.kind == "preflight", over).limit(_ROWS_AT_ONCE)
+                select(Job.id)
+                .where(Job.kind == spelled_out("preflight"), over)
+                .limit(_ROWS_AT_ONCE)
             ).all()
         if old:
             with self._database.write() as session:

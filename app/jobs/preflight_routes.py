@@ -68,4 +68,4 @@ def _load(state: Services, project_id: str, preflight_id: str) -> tuple[Job, int
     with state.database.read() as session:
         job = repository.get_job(session, project_id, preflight_id, kind="preflight")
         joins = "gpu" if job.spec["device"] == "cuda" else "cpu"
-        return job, repository.count_unfinished(session)[joins]["queued"]
+        return job, repository.count_waiting(session, joins)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import CursorResult, delete, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.audit.repository import record
 from app.db import utc_now
 from app.errors import Conflict, NotFound
 from app.fields import is_id
+from app.ids import lowest_id
 from app.jobs.tables import FINISHED, Artifact, Job, JobDataset, JobEvent, JobLabel
 from app.webhooks.outbox import announce_end
 from app.webhooks.tables import WebhookDelivery
+
+COUNTED_MAX = 1000
+"""So far is counted who waits; counting all of a long queue would slow every look at a job."""
+_CLOCK_SLACK = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,43 +77,64 @@ def list_jobs(
     session: Session, project_id: str, wanted: JobFilter, limit: int, after: str | None
 ) -> list[Job]:
     """Return up to `limit` jobs, newest first."""
-    query = select(Job).where(Job.project_id == project_id, Job.kind == "job")
+    # first the ids alone: an index holds all that this takes, and PostgreSQL sees that it does
+    query = select(Job.id).where(Job.project_id == project_id, Job.kind == "job")
     if wanted.status:
         query = query.where(Job.status.in_(wanted.status))
     if wanted.method is not None:
         query = query.where(Job.method == wanted.method)
     if wanted.created_after is not None:
-        query = query.where(Job.created_at > wanted.created_after)
+        query = query.where(
+            Job.created_at > wanted.created_after,
+            # ids sort by time: older ones need no look
+            Job.id >= lowest_id("job", wanted.created_after - _CLOCK_SLACK),
+        )
+    newest: InstrumentedAttribute[str] = Job.id
     if wanted.label is not None:
         key, value = wanted.label
-        query = query.where(
-            Job.id.in_(
-                select(JobLabel.job_id).where(
-                    JobLabel.project_id == project_id,
-                    JobLabel.key == key,
-                    JobLabel.value == value,
-                )
-            )
+        newest = JobLabel.job_id
+        query = query.join(JobLabel, JobLabel.job_id == Job.id).where(
+            JobLabel.project_id == project_id, JobLabel.key == key, JobLabel.value == value
         )
     if after is not None:
-        query = query.where(Job.id < after)
-    return list(session.scalars(query.order_by(Job.id.desc()).limit(limit)))
+        query = query.where(newest < after)
+    ids = session.scalars(query.order_by(newest.desc()).limit(limit)).all()
+    return list(session.scalars(select(Job).where(Job.id.in_(ids)).order_by(Job.id.desc())))
 
 
 def find_queue_position(session: Session, job: Job) -> int | None:
-    """Return 1 for the job that is next in its queue; None once it has left the queue."""
+    """Return 1 for the job that is next in its queue; None once it has left the queue.
+
+    `COUNTED_MAX` stands for itself and all that is more.
+    """
     if job.status != "queued":
         return None
+    # the head of the queue in its own order, from an index that holds no other jobs
+    head = (
+        select(Job.id, Job.priority)
+        .where(Job.status == "queued", Job.queue == job.queue)
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(COUNTED_MAX - 1)
+        .subquery()
+    )
     ahead = session.scalar(
         select(func.count())
-        .select_from(Job)
+        .select_from(head)
         .where(
-            Job.status == "queued",
-            Job.queue == job.queue,
-            or_(Job.priority > job.priority, (Job.priority == job.priority) & (Job.id < job.id)),
+            or_(
+                head.c.priority > job.priority,
+                (head.c.priority == job.priority) & (head.c.id < job.id),
+            )
         )
     )
     return (ahead or 0) + 1
+
+
+def count_waiting(session: Session, queue: str) -> int:
+    """Return how many jobs wait in a queue; `COUNTED_MAX` stands for all that is more."""
+    waiting = select(Job.id).where(Job.status == "queued", Job.queue == queue)
+    counted = select(func.count()).select_from(waiting.limit(COUNTED_MAX).subquery())
+    return session.scalar(counted) or 0
 
 
 def count_unfinished(session: Session) -> dict[str, dict[str, int]]:

@@ -93,7 +93,7 @@ class PreflightView(BaseModel):
     result: dict[str, Any] | None
     """Layers that can be compressed and those that cannot, and an estimate of size."""
     queue_length: int
-    """Jobs that wait in the queue this one would join."""
+    """Jobs that wait in the queue this one would join; 1000 stands for all that is more."""
     created_at: datetime
     finished_at: datetime | None
     urls: PreflightUrls

@@ -5,12 +5,33 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, false
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    false,
+    literal,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
 
 FINISHED = ("succeeded", "failed", "cancelled")
+
+
+def spelled_out(value: str) -> ColumnElement[str]:
+    """Return the value as SQL, not as a parameter: the planner must see that a part of the rows,
+    that has an index of its own, is meant."""
+    return literal(value, literal_execute=True)
+
+
+def _some(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 class Job(Base):
@@ -24,9 +45,17 @@ class Job(Base):
     __table_args__ = (
         Index("ix_jobs_list", "project_id", "kind", "id"),
         Index("ix_jobs_list_by_status", "project_id", "kind", "status", "id"),
-        Index("ix_jobs_claim", "status", "queue", "priority", "id"),
+        Index("ix_jobs_list_by_method", "project_id", "kind", "method", "id"),
         Index("ix_jobs_lease", "status", "lease_expires_at"),
-        Index("ix_jobs_tally", "tallied", "status"),
+        Index("ix_jobs_expiry", "project_id", "kind", "finished_at"),
+        _some("ix_jobs_oldest", "queue", "created_at", where="status = 'queued'"),
+        _some("ix_jobs_old_preflights", "finished_at", where="kind = 'preflight'"),
+        Index(
+            "ix_jobs_untallied",
+            "finished_at",
+            sqlite_where=text("tallied IS 0 AND finished_at IS NOT NULL"),
+            postgresql_where=text("tallied IS FALSE AND finished_at IS NOT NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -70,6 +99,10 @@ class Job(Base):
     """Of the last attempt's process, without mapped input files."""
     tallied: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether `app.metrics` has counted its end."""
+
+
+# down and up, as jobs are claimed: if both went one way, each claim would sort the queue
+Index("ix_jobs_claim", Job.status, Job.queue, Job.priority.desc(), Job.id)
 
 
 class JobDataset(Base):

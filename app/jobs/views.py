@@ -48,7 +48,8 @@ class JobView(BaseModel):
     eta_seconds: float | None
     attempt: int
     queue_position: int | None
-    """1 is next; null in lists, and once it has left the queue."""
+    """1 is next, 1000 stands for all further places; null in lists, and once it has left the
+    queue."""
     cancel_requested_at: datetime | None
     created_at: datetime
     started_at: datetime | None

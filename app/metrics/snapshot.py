@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from app.db import Database, utc_now
 from app.jobs.repository import count_unfinished
-from app.jobs.tables import Job
+from app.jobs.tables import Job, spelled_out
 from app.metrics import jobs
 from app.metrics.tables import Counter
 from app.storage import BlobStore
@@ -62,17 +62,14 @@ def _queues(session: Session) -> Iterator[Metric]:
     ages = GaugeMetricFamily(
         "tersor_queue_oldest_seconds", "Age of the oldest queued job.", labels=("queue",)
     )
-    oldest: dict[str, datetime] = {
-        queue: created_at
-        for queue, created_at in session.execute(
-            select(Job.queue, func.min(Job.created_at))
-            .where(Job.status == "queued")
-            .group_by(Job.queue)
-        )
-    }
     now = utc_now()
     for queue in ("cpu", "gpu", "inspect"):
-        age_s = (now - oldest[queue]).total_seconds() if queue in oldest else 0.0
+        oldest: datetime | None = session.scalar(
+            select(func.min(Job.created_at)).where(
+                Job.status == spelled_out("queued"), Job.queue == queue
+            )
+        )
+        age_s = 0.0 if oldest is None else (now - oldest).total_seconds()
         ages.add_metric([queue], max(0.0, age_s))
     yield ages
 

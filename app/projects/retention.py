@@ -94,8 +94,11 @@ def _is_used_now(session: Session, table: Any, row_id: str, used: ColumnElement[
 
 
 def _has_jobs() -> ColumnElement[bool]:
-    users = or_(Job.model_id == Model.id, Job.student_model_id == Model.id)
-    return select(Job.id).where(users).exists()
+    # two questions: each has its index, and PostgreSQL would read all jobs for one with an OR
+    return or_(
+        select(Job.id).where(Job.model_id == Model.id).exists(),
+        select(Job.id).where(Job.student_model_id == Model.id).exists(),
+    )
 
 
 def _is_read() -> ColumnElement[bool]:

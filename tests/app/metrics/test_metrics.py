@@ -111,7 +111,7 @@ def test_finished_jobs_are_counted_once_by_method_stage_and_code(
     finish(services, status="failed", error={"code": "<script>"}, method="qat")
     finish(services, status="cancelled", started_at=None)
     finish(services, kind="preflight")
-    finish(services, status="running")
+    finish(services, status="running", finished_at=None)
     assert tally_jobs(services.database, at_once=3) == 3
     assert tally_jobs(services.database, at_once=9) == 2
     assert tally_jobs(services.database, at_once=9) == 0
