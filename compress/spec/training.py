@@ -52,7 +52,8 @@ class TrainingConfig:
     """Share of the training samples kept back, to judge each epoch by. The evaluation dataset
     plays no part in training, so that its figures stay true."""
     keep: Literal["best", "last"] = "best"
-    """Weights that the model ends with: of the epoch judged best, or of the last one."""
+    """Weights that the model ends with: of the epoch judged best, those that training began with
+    among them, or of the last one."""
     early_stopping: Annotated[int, Ge(1), Le(100_000), Strict()] | None = None
     """Stop after so many epochs without a better one."""
     augment: Annotated[tuple[Augmentation, ...], Len(0, 5)] = ()

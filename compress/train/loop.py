@@ -36,7 +36,8 @@ class Trained:
         steps: Done.
         curve: A row per epoch: `phase`, `epoch`, `step`, `loss`, `parts`, `learning_rate`,
             `images_per_s`, `validation_loss` and `accuracy`; the last two may be None.
-        final: The row of the epoch whose weights were kept.
+        final: The row of the epoch whose weights were kept; of epoch 0, without a loss, where the
+            weights that training began with were better than all later ones.
         resumed_from: The step that an earlier process had come to, or None.
         seconds: Spent on steps, by all processes.
         images_per_s: Samples per second of these.

@@ -29,6 +29,9 @@ from compress.train.refusing import tell_refusals
 from compress.train.telling import Teller
 from compress.train.validation import Ranking, validate
 
+_START = -1
+"""In place of an epoch's row: what training began with."""
+
 
 class Run:
     """A run under way. What `_state` gives decides on how it goes on, and nothing else does.
@@ -65,6 +68,7 @@ class Run:
         self._ranking = Ranking(config)
         self.step = 0
         self.curve: list[dict[str, Any]] = []
+        self._start: dict[str, Any] | None = None
         self.figures = Figures(machine.device)
 
     def fingerprint(self, seed: int) -> str:
@@ -90,6 +94,7 @@ class Run:
         self._ranking.load(state["ranking"])
         self.figures.load(state["figures"])
         self.step, self._parts, self.curve = state["step"], state["parts"], state["curve"]
+        self._start = state["start"]
         torch.set_rng_state(state["rng"])
         if self._machine.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self._machine.device)
@@ -101,6 +106,8 @@ class Run:
         if self.step >= self._steps or self._ranking.is_stopped:
             return
         config = self._config
+        if self.step == 0 and config.keep == "best":
+            self._judge_start()
         loader = Loader(self._data, self._machine, config.batch_size, config.augment)
         self._to_train_mode()
         with closing(loader.steps(self.step, self._steps)) as batches:
@@ -131,7 +138,14 @@ class Run:
             TrainingDiverged: They are no numbers, or give none.
         """
         if self._ranking.weights is not None:
+            if self._ranking.row == _START:
+                self._check_weights()  # nothing was learned, it may be for that
             self._trainee.load_state_dict(self._ranking.weights)
+            if self._ranking.row == _START:
+                self._progress.warn(
+                    "No epoch did better on the samples kept back than the weights that training "
+                    "began with, so those are kept. A lower learning_rate, or more epochs, may win."
+                )
         self._check_kept()
         if self._pristine is not None:
             assert isinstance(self._trainee, fx.GraphModule)
@@ -141,14 +155,23 @@ class Run:
     def _check_kept(self) -> None:
         """Raise TrainingDiverged if the last step, whose loss nobody saw, has spoiled the model."""
         judged = self.kept_row()["validation_loss"]
+        if judged is not None and not math.isfinite(judged):
+            raise self._diverged(self.step)
+        self._check_weights()
+
+    def _check_weights(self) -> None:
         learned = [each for each in self._trainee.parameters() if each.requires_grad]
-        is_number = judged is None or math.isfinite(judged)
-        if not is_number or not all(bool(torch.isfinite(each).all()) for each in learned):
+        if not all(bool(torch.isfinite(each).all()) for each in learned):
             raise self._diverged(self.step)
 
     def kept_row(self) -> dict[str, Any]:
-        """Return the row of the curve whose weights are kept."""
-        return self.curve[-1 if self._ranking.weights is None else self._ranking.row]
+        """Return the row of the curve whose weights are kept, or that of epoch 0."""
+        if self._ranking.weights is None:
+            return self.curve[-1]
+        if self._ranking.row == _START:
+            assert self._start is not None
+            return self._start
+        return self.curve[self._ranking.row]
 
     def _learn(self, batch: Batch) -> None:
         """Do one step."""
@@ -220,6 +243,27 @@ class Run:
             f"step are run in {self._parts} parts and their gradients added up."
         )
 
+    def _judge_start(self) -> None:
+        """Let the weights that training begins with be the best, until an epoch does better."""
+        if len(self._data.validation):
+            self._start = {
+                "phase": self._phase, "loss": None, "parts": {}, "images_per_s": None,
+                "learning_rate": None, **self._judge(_START), "epoch": 0, "step": 0,
+            }  # fmt: skip
+
+    def _judge(self, row: int) -> dict[str, Any]:
+        """Run the model on the samples kept back, and rank it."""
+        verdict = validate(
+            self._trainee,
+            self._objective,
+            self._data,
+            self._machine,
+            max(1, self._config.batch_size // self._parts),
+            self._complete,
+        )
+        self._ranking.take(verdict, row, self._trainee)
+        return {"validation_loss": verdict.loss, "accuracy": verdict.accuracy}
+
     def _end_epoch(self, teller: Teller) -> None:
         """Judge the epoch, note it, and decide whether to go on."""
         self._check_numbers()
@@ -227,16 +271,7 @@ class Run:
         row = {**self._row(), "epoch": len(self.curve) + 1, "step": self.step}
         if len(self._data.validation):
             began = time.monotonic()
-            verdict = validate(
-                self._trainee,
-                self._objective,
-                self._data,
-                self._machine,
-                max(1, self._config.batch_size // self._parts),
-                self._complete,
-            )
-            self._ranking.take(verdict, len(self.curve), self._trainee)
-            row |= {"validation_loss": verdict.loss, "accuracy": verdict.accuracy}
+            row |= self._judge(len(self.curve))
             teller.validated(time.monotonic() - began)
         self.curve.append(row)
         teller.tell(self.step, row, is_epoch=True)
@@ -288,6 +323,7 @@ class Run:
             "step": self.step,
             "parts": self._parts,
             "curve": self.curve,
+            "start": self._start,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self._machine.device) if is_gpu else None,
         })  # fmt: skip

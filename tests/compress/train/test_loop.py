@@ -78,7 +78,9 @@ def plain_loop(model: nn.Module, data: TrainingData, config: TrainingConfig, ste
     ],
 )
 def test_steps_are_those_of_a_plain_loop(settings: dict[str, Any]) -> None:
-    config = TrainingConfig(steps=12, batch_size=32, validation_fraction=0, keep="last", **settings)
+    config = TrainingConfig(
+        steps=12, batch_size=32, validation_fraction=0, keep="last", amp="off", **settings
+    )
     data = runs.digit_data(fraction=0)
     # before a BatchNorm the gradient of a bias is noise, which AdamW makes steps of
     norm = config.optimizer == "sgd"
@@ -109,7 +111,7 @@ def test_samples_of_a_step_in_parts_give_the_step() -> None:
         model = runs.net(norm=False)
         config = TrainingConfig(
             epochs=2, batch_size=48, gradient_accumulation=parts, optimizer="sgd",
-            learning_rate=0.1, validation_fraction=0,
+            learning_rate=0.1, validation_fraction=0, amp="off",
         )  # fmt: skip
         # 100 samples: a ragged last step of 4
         runs.train(model, runs.digit_data(100, fraction=0), config)
@@ -324,12 +326,29 @@ def test_a_model_that_keeps_state_begins_each_step_without() -> None:
         torch.testing.assert_close(graph(example), fresh(example))
 
 
+def test_where_no_epoch_is_better_the_weights_before_it_are_kept_and_that_is_told() -> None:
+    sink, data = Recorder(), runs.digit_data()
+    model = runs.net()
+    runs.train(model, data, TrainingConfig(epochs=12, batch_size=32))
+    good = weights(model)
+    # learns the opposite: other labels for the samples learned from, the same for those kept back
+    assert data.dataset.label is not None
+    data.dataset.label[data.training] = (data.dataset.label[data.training] + 1) % 10
+    config = TrainingConfig(epochs=2, batch_size=32, learning_rate=1e-2, early_stopping=2)
+    trained = runs.train(model, data, config, sink=sink)
+    assert same(weights(model), good)
+    assert (trained.final["epoch"], trained.final["step"], trained.final["loss"]) == (0, 0, None)
+    assert trained.final["accuracy"] > max(row["accuracy"] for row in trained.curve)
+    assert [row["epoch"] for row in trained.curve] == [1, 2]
+    assert any("No epoch did better" in warning for warning in sink.warnings)
+
+
 def test_bfloat16_that_the_model_does_not_take_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "choose_machine", lambda *_: Machine(runs.CPU))
     sink = Recorder()
     config = TrainingConfig(epochs=1, batch_size=32, amp="bf16")
     runs.train(runs.net(), runs.digit_data(), config, sink=sink)
-    assert sink.warnings == ["The model does not run in bfloat16, so it is trained in float32."]
+    assert "The model does not run in bfloat16, so it is trained in float32." in sink.warnings
 
 
 @pytest.mark.gpu

@@ -234,7 +234,7 @@ def test_it_tells_of_its_stages_and_needs_no_labels(tmp_path: Path) -> None:
     outcome = run(runs.net(), tmp_path, labels=False, samples=128, epochs=1, sink=sink)
     assert sink.stages == ["calibrate", "train", "convert"]
     assert outcome.trained.final["accuracy"] is None
-    assert outcome.trained.final["parts"].keys() == {"teacher"}
+    assert outcome.trained.curve[0]["parts"].keys() == {"teacher"}
     assert {layer.precision for layer in outcome.quantized.layers} == {"int8"}
 
 
