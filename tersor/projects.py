@@ -42,7 +42,7 @@ class Keys:
             "expires_at": expires_at.isoformat() if expires_at else None,
         }
         body = {field: value for field, value in body.items() if value is not None}
-        return parse(Key, self._transport.post("/v1/keys", body).json())
+        return parse(Key, self._transport.create("/v1/keys", body).json())
 
     def list(self, limit: int | None = None, *, project_id: str | None = None) -> Iterator[Key]:
         """Yield keys, newest first, without their secrets."""
@@ -63,7 +63,7 @@ class Projects:
     def create(self, name: str, **bounds: int | None) -> Project:
         """Make a project, with the bounds of `change`."""
         body = {"name": name, **_change(bounds)}
-        return parse(Project, self._transport.post("/v1/projects", body).json())
+        return parse(Project, self._transport.create("/v1/projects", body).json())
 
     def list(self, limit: int | None = None) -> Iterator[Project]:
         """Yield all projects, newest first."""

@@ -3,8 +3,8 @@
 What is repeated, and why. GET, HEAD and DELETE have the same effect twice as once, so they are
 repeated after any lost connection and after 502, 503 and 504. So is a POST that creates: all its
 tries carry one `Idempotency-Key`, by which the service gives the first answer again instead of
-making a second thing. Any other POST, which makes a key or a project, is repeated only when it
-surely did nothing: the connection never came about, or the service answered 429 or 503 with
+making a second thing. Any other POST, as one that renews the webhook secret, is repeated only when
+it surely did nothing: the connection never came about, or the service answered 429 or 503 with
 `Retry-After`, which it does before it stores anything. If its answer was lost, the caller gets a
 `TransportError` with `sent=True` and can look.
 """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,15 +25,26 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def derive_token(asking_token: str, salt: str) -> str:
+    """Return the token that a key makes of a random salt.
+
+    The salt may be kept, to make the same token once more: it is nothing without the asking token,
+    which is stored nowhere.
+    """
+    made = hmac.digest(asking_token.encode(), f"new key {salt}".encode(), "sha256")
+    return TOKEN_PREFIX + base64.urlsafe_b64encode(made).decode().rstrip("=")
+
+
 def create_key(
     session: Session,
     project_id: str,
     name: str,
     scopes: Sequence[str],
     expires_at: datetime | None = None,
+    token: str | None = None,
 ) -> tuple[ApiKey, str]:
     """Insert a key; return it and its token, which is stored nowhere."""
-    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    token = token or TOKEN_PREFIX + secrets.token_urlsafe(32)
     key = ApiKey(
         id=new_id("key"),
         project_id=project_id,

@@ -47,6 +47,12 @@ class KeyCreated(KeyView):
     key: str
 
 
+class KeyKept(KeyView):
+    """What is kept of the answer with a new key: not its secret, but what that is made of."""
+
+    salt: str
+
+
 class KeyQuery(PageQuery):
     """Which keys."""
 

@@ -12,11 +12,12 @@ from app.auth.tables import ApiKey
 from app.db import Database, utc_now
 from app.errors import FieldError, Forbidden, NotFound, Unprocessable
 from app.fields import is_id
+from app.idempotency.answers import keep_answer
 from app.projects.tables import Project
 
 
-def create_key(database: Database, principal: Principal, request: KeyCreate) -> tuple[ApiKey, str]:
-    """Make a key for the principal's project or, for an admin, another one."""
+def create_key(database: Database, principal: Principal, request: KeyCreate, token: str) -> ApiKey:
+    """Make a key of the token for the principal's project or, for an admin, another one."""
     lacking = set(request.scopes) - principal.scopes
     if lacking:
         raise Forbidden(f"This key cannot give scopes that it lacks: {', '.join(sorted(lacking))}.")
@@ -28,14 +29,15 @@ def create_key(database: Database, principal: Principal, request: KeyCreate) -> 
                 code="project_not_found",
                 errors=[FieldError("/project_id", "There is no such project.")],
             )
-        key, token = repository.create_key(
-            session, project_id, request.name, request.scopes, _expiry(principal, request)
+        key, _ = repository.create_key(
+            session, project_id, request.name, request.scopes, _expiry(principal, request), token
         )
         record(
             session, "key.create", project_id, key.id, name=key.name, scopes=key.scopes,
             expires_at=None if key.expires_at is None else key.expires_at.isoformat(),
         )  # fmt: skip
-        return key, token
+        keep_answer(session, key)
+        return key
 
 
 def list_keys(

@@ -10,6 +10,7 @@ from app.audit.repository import record
 from app.auth.principal import Admin, Reader
 from app.errors import NotFound
 from app.fields import is_id
+from app.idempotency.answers import IdempotencyKey, answer_once, keep_answer
 from app.problems import BODY, GUARDED, INVALID, document
 from app.projects import repository
 from app.projects.schemas import (
@@ -33,15 +34,30 @@ _ONE = GUARDED | INVALID | {404: ["not_found"]}
     "",
     status_code=201,
     response_model=ProjectView,
-    responses=document(BODY | GUARDED | INVALID | {409: ["name_taken"]}),
+    responses=document(BODY | GUARDED | INVALID | {409: ["name_taken", "idempotency_conflict"]}),
 )
-def create_project(request: Request, _principal: Admin, body: ProjectCreate) -> Response:
+def create_project(
+    request: Request, principal: Admin, body: ProjectCreate, key: IdempotencyKey = None
+) -> Response:
     """Make a project; needs the scope `admin`."""
+    database = services(request).database
     columns = body.to_columns()
-    with services(request).database.write() as session:
-        project = repository.create_project(session, body.name, columns)
-        record(session, "project.create", project.id, project.id, name=body.name, **columns)
-    return json_answer(request, show_project(project), status=201)
+
+    def make() -> Project:
+        with database.write() as session:
+            project = repository.create_project(session, body.name, columns)
+            record(session, "project.create", project.id, project.id, name=body.name, **columns)
+            keep_answer(session, project)
+            return project
+
+    return answer_once(
+        database,
+        principal.project_id,
+        key,
+        [request.url.path, body.model_dump(mode="json")],
+        make,
+        show=lambda _session, project: json_answer(request, show_project(project), status=201),
+    )
 
 
 @router.get(

@@ -88,6 +88,8 @@ def test_what_creates_is_sent_again_with_the_same_key(answer: Answer, model_file
         lambda client: client.models.upload(model_file),
         lambda client: client.datasets.upload(model_file),
         lambda client: client.models.from_artifact("art_1", "m"),
+        lambda client: client.keys.create("ci"),
+        lambda client: client.projects.create("vision"),
     ):
         script = Script(answer, answer, ok(JOB))
         create(script.client())
@@ -111,19 +113,19 @@ def test_each_call_has_a_key_of_its_own_unless_it_was_given_one() -> None:
 
 
 @pytest.mark.parametrize("answer", LOST)
-def test_a_key_whose_answer_was_lost_is_not_made_again(answer: Exception) -> None:
+def test_a_secret_whose_answer_was_lost_is_not_renewed_again(answer: Exception) -> None:
     script = Script(answer)
     with pytest.raises(tersor.TransportError, match="may have been done") as caught:
-        script.client().keys.create("ci")
+        script.client().webhooks.renew_secret()
     assert caught.value.sent
     assert len(script.requests) == 1
     assert "Idempotency-Key" not in script.requests[0].headers
 
 
-def test_a_key_is_not_made_again_when_a_gateway_says_503_without_a_time() -> None:
+def test_a_secret_is_not_renewed_again_when_a_gateway_says_503_without_a_time() -> None:
     script = Script(httpx.Response(503, text="upstream?"))
     with pytest.raises(tersor.Unavailable):
-        script.client().keys.create("ci")
+        script.client().webhooks.renew_secret()
 
 
 def test_a_submit_that_may_have_come_through_once_says_so_though_the_last_try_did_not() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
@@ -9,16 +10,18 @@ from httpx import Response
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
+from app.auth.repository import derive_token
 from app.datasets.tables import Dataset
 from app.db import utc_now
 from app.idempotency.repository import KEPT_S, forget_answers
 from app.idempotency.tables import FirstAnswer
 from app.jobs.tables import Job
 from app.models.tables import Model
+from app.settings import Settings
 from app.state import Services
 from app.uploads.tables import PartialUpload
 from tests.app import samples
-from tests.app.conftest import Key
+from tests.app.conftest import Key, make_key
 from tests.app.jobs.conftest import body, change, data, model
 from tests.app.limits.test_quota import limit
 from tests.databases import both_databases
@@ -144,6 +147,52 @@ def test_a_key_is_a_projects_own(client: TestClient, stranger: dict[str, str]) -
     other = post_model(client, **KEY, **stranger)
     assert other.status_code == 201
     assert other.json()["id"] != first.json()["id"]
+
+
+@both_databases
+def test_a_new_keys_secret_is_told_again_to_whoever_asked_and_is_stored_nowhere(
+    client: TestClient, settings: Settings, services: Services
+) -> None:
+    body = {"name": "ci", "scopes": ["read"]}
+    first = client.post("/v1/keys", json=body, headers=KEY)
+    again = client.post("/v1/keys", json=body, headers=KEY)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["cache-control"] == "no-store"
+    secret = first.json()["key"]
+    made = {"Authorization": f"Bearer {secret}"}
+    assert client.get("/v1/models", headers=made).status_code == 200
+    assert "salt" not in first.json()
+    with services.database.read() as session:
+        kept = session.scalars(select(FirstAnswer)).one()
+        assert secret not in kept.body
+    assert derive_token("tsr_guessed", json.loads(kept.body)["salt"]) != secret
+    other = make_key(settings, "default").header  # of the same project, but not who asked
+    refused = client.post("/v1/keys", json=body, headers={**KEY, **other})
+    assert (refused.status_code, refused.json()["code"]) == (409, "idempotency_conflict")
+    assert client.post("/v1/keys", json=body).json()["key"] != secret
+
+
+@both_databases
+def test_a_project_is_made_once(client: TestClient) -> None:
+    body = {"name": "vision", "limits": {"unfinished_jobs": 2}}
+    first = client.post("/v1/projects", json=body, headers=KEY)
+    assert first.status_code == 201
+    again = client.post("/v1/projects", json=body, headers=KEY)
+    assert (again.status_code, again.json()) == (201, first.json())
+    assert client.post("/v1/projects", json=body).json()["code"] == "name_taken"
+    renamed = client.post("/v1/projects", json={**body, "name": "other"}, headers=KEY)
+    assert renamed.json()["code"] == "idempotency_conflict"
+
+
+def test_many_at_once_make_one_key(client: TestClient) -> None:
+    def post(_number: int) -> Response:
+        return client.post("/v1/keys", json={"name": "ci"}, headers=KEY)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(post, range(8)))
+    assert len({answer.json()["key"] for answer in answers}) == 1
+    assert [each["name"] for each in client.get("/v1/keys").json()["data"]].count("ci") == 1
 
 
 @pytest.mark.parametrize("odd", ["", "x" * 256, "\x7f"])
