@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import resource
 import socket
 import sys
 
@@ -17,6 +18,7 @@ from app.logs import configure_logging
 from app.main import create_app
 from app.settings import Settings, get_settings
 from app.state import Services
+from app.tracing import start_tracing, trace_requests
 
 
 class _Server(uvicorn.Server):
@@ -45,7 +47,10 @@ def main() -> None:
     if reason is not None:
         sys.stderr.write(f"tersor: {reason}\n")
         sys.exit(2)
+    _allow_connections()
     app = create_app(settings)
+    if start_tracing("tersor-api"):
+        trace_requests(app)
     config = uvicorn.Config(
         app,
         host=options.host,
@@ -61,6 +66,12 @@ def main() -> None:
     # not Config.fd: that takes any descriptor for a UNIX socket
     sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
     _Server(config, app).run(sockets)
+
+
+def _allow_connections() -> None:
+    """Open as many files as the system lets us: 1024 are soon taken by clients that wait."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def find_reason_not_to_start(settings: Settings, *, is_open: bool) -> str | None:

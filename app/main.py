@@ -24,6 +24,7 @@ from app.jobs.preflight_routes import router as preflight_router
 from app.jobs.routes import router as jobs_router
 from app.jobs.waiter import JobWaiter
 from app.limits.rate import RateLimiter
+from app.limits.waits import Waits
 from app.metrics.http import HttpMetrics, MetricsMiddleware
 from app.metrics.routes import router as metrics_router
 from app.models.routes import router as models_router
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             open_store(settings.storage_url),
             waiter,
             RateLimiter(settings.broker_url),
+            Waits(per_project=settings.limits.waiting_per_project, in_all=settings.limits.waiting),
             http_metrics,
         )
         install_memory(app.state)

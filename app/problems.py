@@ -26,6 +26,10 @@ GUARDED = {
     429: ["rate_limited"],
     503: ["database_busy", "database_full"],
 }
+WAITING = {  # beside GUARDED: what holds its answer back
+    429: [*GUARDED[429], "too_many_waiting"],
+    503: [*GUARDED[503], "too_many_waiting"],
+}
 INVALID = {422: ["invalid_request"]}
 
 

@@ -59,6 +59,9 @@ class LimitSettings(BaseSettings):
     timeout_s_max: int = 7 * 24 * 3600
     wait_s_max: int = 60
     """Longest `Prefer: wait`."""
+    waiting: Annotated[int, Field(ge=0)] = 1000
+    """Requests that wait for a job or follow its events, of one API process at once."""
+    waiting_per_project: Annotated[int, Field(ge=0)] = 500
     preflight_wait_s: float = 15.0
 
 

@@ -9,6 +9,7 @@ from fastapi import Request
 from app.db import Database
 from app.jobs.waiter import JobWaiter
 from app.limits.rate import RateLimiter
+from app.limits.waits import Waits
 from app.metrics.http import HttpMetrics
 from app.queue import Publisher
 from app.settings import Settings
@@ -26,6 +27,7 @@ class Services:
     store: BlobStore
     waiter: JobWaiter
     rate_limiter: RateLimiter
+    waits: Waits
     http_metrics: HttpMetrics
     writers: Writers = field(default_factory=Writers)
 

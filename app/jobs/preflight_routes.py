@@ -14,7 +14,7 @@ from app.jobs.bodies import JobRequest
 from app.jobs.routes import SUBMIT
 from app.jobs.schemas import PreflightView
 from app.jobs.tables import FINISHED, Job
-from app.problems import GUARDED, INVALID, document
+from app.problems import GUARDED, INVALID, WAITING, document
 from app.responses import NOT_MODIFIED, json_answer
 from app.state import Services, services
 
@@ -25,19 +25,20 @@ _PENDING: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("", response_model=PreflightView, responses=document(SUBMIT) | _PENDING)
+@router.post("", response_model=PreflightView, responses=document(SUBMIT | WAITING) | _PENDING)
 async def create_preflight(request: Request, principal: Writer, body: JobRequest) -> Response:
     """Ask whether a job can run; takes the same body and makes no job."""
     state = services(request)
     limits = state.settings.limits
-    job = await run_in_threadpool(
-        service.submit_preflight, state.database, principal.project_id, body, state.settings
-    )
-    deadline_s = time.monotonic() + limits.preflight_wait_s
-    while job.status not in FINISHED and (left_s := deadline_s - time.monotonic()) > 0:
-        if not await state.waiter.wait(job.id, job.version, left_s):
-            break
-        job, _ = await run_in_threadpool(_load, state, principal.project_id, job.id)
+    with state.waits.hold(principal.project_id):  # refused before there is a preflight
+        job = await run_in_threadpool(
+            service.submit_preflight, state.database, principal.project_id, body, state.settings
+        )
+        deadline_s = time.monotonic() + limits.preflight_wait_s
+        while job.status not in FINISHED and (left_s := deadline_s - time.monotonic()) > 0:
+            if not await state.waiter.wait(job.id, job.version, left_s):
+                break
+            job, _ = await run_in_threadpool(_load, state, principal.project_id, job.id)
     return await run_in_threadpool(_answer, request, state, principal.project_id, job.id, 202)
 
 

@@ -23,7 +23,7 @@ from app.jobs.schemas import (
 from app.jobs.stream import MEDIA_TYPE, stream_events, wants_stream
 from app.jobs.tables import FINISHED, Job
 from app.jobs.views import JobView, show_job
-from app.problems import BODY, GUARDED, INVALID, document
+from app.problems import BODY, GUARDED, INVALID, WAITING, document
 from app.responses import (
     NOT_MODIFIED,
     Page,
@@ -106,7 +106,7 @@ def list_jobs(request: Request, principal: Reader, query: Annotated[JobQuery, Qu
     return json_answer(request, take_page([show_job(job) for job in jobs], query.limit))
 
 
-@router.get("/{job_id}", response_model=JobView, responses=document(_ONE) | NOT_MODIFIED)
+@router.get("/{job_id}", response_model=JobView, responses=document(_ONE | WAITING) | NOT_MODIFIED)
 async def get_job(
     request: Request, principal: Reader, job_id: str, prefer: _Prefer = None
 ) -> Response:
@@ -119,7 +119,8 @@ async def get_job(
         headers["Preference-Applied"] = f"wait={wait_s}"
         known = {service.etag_version(tag) for tag in given_tags(request)} or {job.version}
         if job.status not in FINISHED and job.version in known:
-            await state.waiter.wait(job_id, job.version, wait_s)
+            with state.waits.hold(principal.project_id):
+                await state.waiter.wait(job_id, job.version, wait_s)
             job, position = await run_in_threadpool(_load, state, principal.project_id, job_id)
     return json_answer(
         request,
@@ -178,7 +179,7 @@ def delete_job(request: Request, principal: Writer, job_id: str) -> Response:
 @router.get(
     "/{job_id}/events",
     response_model=Page[EventView],
-    responses=document(_ONE) | NOT_MODIFIED | _STREAM,
+    responses=document(_ONE | WAITING) | NOT_MODIFIED | _STREAM,
 )
 async def list_events(
     request: Request,

@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from fastapi import Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.auth.principal import Principal
 from app.auth.repository import is_live
@@ -54,16 +57,33 @@ async def stream_events(
 
     Raises:
         NotFound: also for another project's job.
+        RateLimited, Unavailable: `too_many_waiting`.
     """
     state = services(request)
     first = await run_in_threadpool(_look, state, principal, job_id, after)
     if first.finished and not first.events and after:
         return Response(status_code=204)
-    return StreamingResponse(
+    state.waits.enter(principal.project_id)  # the answer leaves
+    return _CountedResponse(
+        partial(state.waits.leave, principal.project_id),
         _follow(state, principal, job_id, after, first),
         media_type=MEDIA_TYPE,
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
+
+
+class _CountedResponse(StreamingResponse):
+    """Says when it is over. Its generator could not: one that was never begun ends unheard."""
+
+    def __init__(self, leave: Callable[[], None], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._leave()
 
 
 async def _follow(
