@@ -68,6 +68,19 @@ def test_progress_is_written_at_most_once_a_tick(
     assert 0 < job.eta_seconds < 5
 
 
+def test_events_alone_are_written_and_leave_the_jobs_version(
+    database: Database, claimed: Claim, heartbeat: Heartbeat
+) -> None:
+    version = get_job(database, claimed.job_id).version
+    before = len(events_of(database, claimed.job_id))
+    heartbeat.report_event(Note("log", "by the way", None))
+    deadline = time.monotonic() + 10
+    while len(events_of(database, claimed.job_id)) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert get_job(database, claimed.job_id).version == version
+
+
 def test_the_most_memory_of_a_job_is_kept(
     database: Database, claimed: Claim, heartbeat: Heartbeat
 ) -> None:
