@@ -16,6 +16,7 @@ from app.errors import Conflict, NotFound
 from app.fields import is_id
 from app.ids import lowest_id
 from app.jobs.tables import FINISHED, Artifact, Job, JobDataset, JobEvent, JobLabel
+from app.metrics.tally import tally
 from app.webhooks.outbox import announce_end
 from app.webhooks.tables import WebhookDelivery
 
@@ -204,6 +205,7 @@ def remove_job(session: Session, project_id: str, job_id: str) -> None:
 
 def delete_jobs(session: Session, job_ids: Sequence[str]) -> None:
     """Delete the rows of finished jobs and of all that belongs to them."""
+    tally(session, job_ids)  # who deletes a job at once would else take it out of the figures
     for table in (JobEvent, JobLabel, JobDataset, Artifact, WebhookDelivery):
         session.execute(delete(table).where(table.job_id.in_(job_ids)))
     session.execute(delete(Job).where(Job.id.in_(job_ids)))

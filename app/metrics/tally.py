@@ -1,4 +1,4 @@
-"""Counts finished jobs, each once; done by the sweepers of all workers.
+"""Counts finished jobs, each once; done by the sweepers of all workers, and by who deletes one.
 
 Not in the transaction that ends a job: all ends would wait for each other at the same few rows,
 and a worker that froze there would hold up all others.
@@ -20,27 +20,34 @@ from app.jobs.tables import Job, JobEvent
 from app.metrics.jobs import Series, add_up, pack
 from app.metrics.tables import Counter
 
+_ENDED = (Job.tallied.is_(False), Job.finished_at.is_not(None))
+"""Said as by the index that holds just these rows."""
+
 
 def tally_jobs(database: Database, at_once: int) -> int:
     """Count up to `at_once` jobs that have ended; return how many."""
-    # said as by the index that holds just these rows
-    ended = (Job.tallied.is_(False), Job.finished_at.is_not(None))
     with database.read() as session:
-        job_ids = session.scalars(select(Job.id).where(*ended).limit(at_once)).all()
+        job_ids = session.scalars(select(Job.id).where(*_ENDED).limit(at_once)).all()
     if not job_ids:
         return 0
     with database.write() as session:
-        jobs = session.execute(
-            update(Job)
-            .where(Job.id.in_(job_ids), *ended)  # another sweeper may have been quicker
-            .values(tallied=True)
-            .returning(
-                Job.id, Job.kind, Job.method, Job.status, Job.error, Job.created_at,
-                Job.started_at, Job.finished_at, Job.peak_memory_bytes,
-            )
-            .execution_options(synchronize_session=False)
-        ).all()  # fmt: skip
-        _add(session, add_up(jobs, _read_stages(session, job_ids)))
+        return tally(session, job_ids)
+
+
+def tally(session: Session, job_ids: Sequence[str]) -> int:
+    """Count those of the jobs that have ended and are not counted yet; return how many."""
+    jobs = session.execute(
+        update(Job)
+        .where(Job.id.in_(job_ids), *_ENDED)  # another sweeper may have been quicker
+        .values(tallied=True)
+        .returning(
+            Job.id, Job.kind, Job.method, Job.status, Job.error, Job.created_at,
+            Job.started_at, Job.finished_at, Job.peak_memory_bytes,
+        )
+        .execution_options(synchronize_session=False)
+    ).all()  # fmt: skip
+    if jobs:
+        _add(session, add_up(jobs, _read_stages(session, [job.id for job in jobs])))
     return len(jobs)
 
 

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from app.db import utc_now
+from app.jobs.repository import delete_jobs
 from app.jobs.tables import Job, JobEvent
 from app.metrics.tally import tally_jobs
 from app.settings import Settings
@@ -158,6 +159,21 @@ def test_counts_outlive_the_jobs(client: TestClient, services: Services) -> None
     assert at("tersor_jobs_finished_total", kind="job", method="ptq", status="succeeded") in read(
         client
     )
+
+
+@both_databases
+def test_a_job_that_is_deleted_before_a_sweep_is_counted_too(
+    client: TestClient, services: Services
+) -> None:
+    early, late = finish(services), finish(services)
+    name = at("tersor_jobs_finished_total", kind="job", method="ptq", status="succeeded")
+    with services.database.write() as session:
+        delete_jobs(session, [early])
+    assert read(client)[name] == 1
+    tally_jobs(services.database, 9)
+    with services.database.write() as session:
+        delete_jobs(session, [late])
+    assert read(client)[name] == 2
 
 
 def test_only_admins_read_them_unless_the_setting_says_otherwise(
