@@ -18,6 +18,7 @@ from tersor.watched import Watched
 from tests import brief
 from tests.faults.chaos.processes import descendants, reap_orphans
 
+_CODE = Path(__file__).parents[3]
 LEASE_S = 3.0
 MAX_ATTEMPTS = 5
 _QUICK = {
@@ -43,7 +44,7 @@ class House:
         environment |= {
             "TERSOR_DATA_DIR": str(self.data_dir),
             "XDG_STATE_HOME": str(folder / "state"),
-            "PYTHONPATH": brief.FOLDER,
+            "PYTHONPATH": os.pathsep.join((brief.FOLDER, str(_CODE))),
             "OMP_NUM_THREADS": "1",
         }
         self.settings = Settings(data_dir=self.data_dir)
