@@ -27,7 +27,7 @@ COPY compress compress
 COPY tersor tersor
 COPY workers workers
 RUN sed -i '/^torch==/d' constraints.txt \
-    && pip install -c constraints.txt ".[server,postgres,openvino]"
+    && pip install -c constraints.txt ".[server,postgres,openvino,tracing]"
 
 FROM python:${PYTHON_VERSION}-slim
 # libgomp: torch's CPU kernels run on OpenMP

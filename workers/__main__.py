@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from app.logs import configure_logging
 from app.settings import get_settings
+from app.tracing import start_tracing
 from workers.worker import Worker
 
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     os.umask(0o077)  # what jobs and their folders hold is nobody else's
     settings = get_settings()
     configure_logging(settings.log_level, settings.log_format)
+    start_tracing("tersor-worker")
     for name in ("celery.app.trace", "celery.worker.strategy"):
         logging.getLogger(name).setLevel(logging.WARNING)  # our own lines name the job
     return Worker(settings, queues, options.slots).run()

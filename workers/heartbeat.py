@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -27,11 +28,20 @@ class Heartbeat:
     once it is back the fence decides. `lost` is set when the job turned out not to be ours.
     """
 
-    def __init__(self, database: Database, claim: Claim, *, lease_s: float, heartbeat_s: float):
+    def __init__(
+        self,
+        database: Database,
+        claim: Claim,
+        *,
+        lease_s: float,
+        heartbeat_s: float,
+        on_stage: Callable[[str], None] = lambda stage: None,
+    ) -> None:
         self.lost = threading.Event()
         self.cancel_requested = threading.Event()
         self._database = database
         self._claim = claim
+        self._on_stage = on_stage
         self._lease_s = lease_s
         self._heartbeat_s = min(heartbeat_s, lease_s / 3)
         self._lock = threading.Lock()
@@ -56,6 +66,7 @@ class Heartbeat:
 
     def report_stage(self, stage: str, message: str) -> None:
         """A new stage began."""
+        self._on_stage(stage)
         with self._lock:
             self._values.update(stage=stage, message=message)
         self.report_event(Note("stage", message, {"stage": stage}))

@@ -33,6 +33,7 @@ class Claim:
     fence: int
     attempt: int
     request_id: str | None = None
+    traceparent: str | None = None
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ def _claim_from(session: Session, queue: str, owner: str, lease_s: float) -> Cla
         )
         .returning(
             Job.id, Job.project_id, Job.kind, Job.method, Job.queue, Job.spec, Job.model_id,
-            Job.timeout_s, Job.fence, Job.attempt, Job.request_id,
+            Job.timeout_s, Job.fence, Job.attempt, Job.request_id, Job.traceparent,
         )
         .execution_options(synchronize_session=False)
     ).one_or_none()  # fmt: skip

@@ -28,6 +28,7 @@ from workers.lease import Claim, LeaseLost, claim
 from workers.memory import memory_per_job
 from workers.persist import GaveUp, persist
 from workers.spawner import Spawner, ZygoteLost
+from workers.tracing import AttemptTrace
 from workers.watch import Bounds, Outcome, Watch
 
 log = logging.getLogger(__name__)
@@ -101,21 +102,25 @@ class Supervisor:
     def _run_known(self, claimed: Claim) -> None:
         log.info("job started, attempt %d", claimed.attempt, extra={"job_id": claimed.job_id})
         worker = self._settings.worker
+        trace = AttemptTrace(claimed)
         heartbeat = Heartbeat(
-            self._database, claimed, lease_s=worker.lease_s, heartbeat_s=worker.heartbeat_s
-        )
+            self._database, claimed, lease_s=worker.lease_s, heartbeat_s=worker.heartbeat_s,
+            on_stage=trace.stage,
+        )  # fmt: skip
+        status = "lost"
         with self._lock:
             self._running.add(claimed.name)
         heartbeat.start()
         try:
             end = self._attempt(claimed, heartbeat)
             heartbeat.stop()
-            self._finish(claimed, heartbeat, end)
+            status = self._finish(claimed, heartbeat, end)
         except (LeaseLost, GaveUp) as error:
             log.warning("job left: %s", type(error).__name__, extra={"job_id": claimed.job_id})
             self._delete_unless_ours(claimed)
         finally:
             heartbeat.stop()
+            trace.end(status)
             with self._lock:
                 self._running.discard(claimed.name)
 
@@ -211,7 +216,9 @@ class Supervisor:
             failure=failure.at(stage),
         )
 
-    def _finish(self, claimed: Claim, heartbeat: Heartbeat, end: End) -> None:
+    def _finish(self, claimed: Claim, heartbeat: Heartbeat, end: End) -> str:
+        """Write the end, remove what it leaves behind, and return the job's status."""
+
         def write(session: Session) -> str:
             heartbeat.write_rest(session)
             return end(session)
@@ -221,6 +228,7 @@ class Supervisor:
         if status in FINISHED:
             remove_checkpoints(self._settings, claimed.job_id)
         self._delete_artifacts(claimed, claimed.fence - (status == "succeeded"))
+        return status
 
     def _delete_unless_ours(self, claimed: Claim) -> None:
         """Remove what was stored in vain; a commit that we never heard of may have kept it."""

@@ -27,6 +27,7 @@ from app.limits.quota import check_jobs
 from app.logs import request_id_var
 from app.queue import QueueName
 from app.settings import Settings
+from app.tracing import current_traceparent
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,7 @@ def _submit(
         finished_at=None,
         cancel_requested_at=None,
         request_id=request_id_var.get(),
+        traceparent=current_traceparent(),
     )
     with database.write() as session:
         check_jobs(session, project_id, kind)

@@ -95,6 +95,8 @@ class Job(Base):
 
     request_id: Mapped[str | None] = mapped_column(String(128))
     """Of the request that submitted it; log lines of workers hold it too."""
+    traceparent: Mapped[str | None] = mapped_column(String(64))
+    """Of that request's span, where traces are sent."""
     peak_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Of the last attempt's process, without mapped input files."""
     tallied: Mapped[bool] = mapped_column(default=False, server_default=false())

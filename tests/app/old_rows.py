@@ -53,7 +53,9 @@ ROWS: dict[str, dict[str, Any]] = {
         "version": 17, "attempt": 2, "fence": 3, "owner": "host/1/2/3",
         "lease_expires_at": _LATER, "message_sent_at": _THEN, "created_at": _THEN,
         "started_at": _THEN, "finished_at": _LATER, "cancel_requested_at": _LATER,
-        "student_model_id": "mdl_2", "request_id": "req", "peak_memory_bytes": _LARGE,
+        "student_model_id": "mdl_2", "request_id": "req",
+        "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "peak_memory_bytes": _LARGE,
         "tallied": True,
     },
     "models": {

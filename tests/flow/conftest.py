@@ -79,7 +79,7 @@ def environment(home: Path) -> dict[str, str]:
     return {**kept, **_QUICK, "XDG_STATE_HOME": str(home), "PYTHONPATH": brief.FOLDER}
 
 
-def start(data_dir: Path, *arguments: str) -> Service:
+def start(data_dir: Path, *arguments: str, **variables: str) -> Service:
     log = data_dir.parent / f"{data_dir.name}.out"
     process = subprocess.Popen(
         [sys.executable, "-m", "tersor", "up", "--data-dir", str(data_dir), "--port", "0",
@@ -87,7 +87,7 @@ def start(data_dir: Path, *arguments: str) -> Service:
         stdout=log.open("w"),
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(data_dir.parent / "state"),
+        env=environment(data_dir.parent / "state") | variables,
     )  # fmt: skip
     deadline = time.monotonic() + 90
     while "Ctrl-C stops it" not in log.read_text():
@@ -104,8 +104,8 @@ def start_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
     """Return a function that starts a service of the test's own."""
     started: list[Service] = []
 
-    def start_one(*arguments: str, name: str = "data") -> Service:
-        started.append(start(tmp_path / name, *arguments))
+    def start_one(*arguments: str, name: str = "data", **variables: str) -> Service:
+        started.append(start(tmp_path / name, *arguments, **variables))
         return started[-1]
 
     yield start_one
