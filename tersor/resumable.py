@@ -36,7 +36,8 @@ _PATIENCE_S = 120.0
 _BEGINNINGS = 3
 _VERSION = {"Tus-Resumable": "1.0.0"}
 _GONE = 410
-_PASSING = frozenset({408, 409, 423})  # stalled, moved on, or held by a connection that is dead
+# stalled, moved on, held by a connection that is dead, too many requests
+_PASSING = frozenset({408, 409, 423, 429})
 _NO_ROOM = 507
 
 

@@ -12,6 +12,7 @@ from tersor.cli.figures import job_line, print_result, size
 from tersor.cli.session import INTERRUPTED, JOB_FAILED, Session
 from tersor.cli.training import TrainingLine, is_between_epochs
 from tersor.jobs import Job
+from tersor.upload_notes import UploadNote
 from tersor.views import Event
 
 Tell = Callable[[Job], None]
@@ -41,6 +42,17 @@ def follow(session: Session, job: Job) -> None:
 @contextmanager
 def byte_progress(session: Session, path: Path) -> Iterator[Callable[[int, int], None] | None]:
     """Yield what to call with bytes done and in all; on a terminal it draws a bar."""
+    try:
+        with _byte_bar(session, path) as tell:
+            yield tell
+    except KeyboardInterrupt:
+        if path.is_file() and UploadNote(session.client.url, path).read():
+            typer.echo("\nWhat has arrived is kept: the same command goes on from there.", err=True)
+        raise
+
+
+@contextmanager
+def _byte_bar(session: Session, path: Path) -> Iterator[Callable[[int, int], None] | None]:
     if not session.live:
         yield None
         return

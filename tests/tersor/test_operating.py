@@ -104,6 +104,12 @@ def test_files_that_are_lost_are_named(beside: Command, data_dir: Path, tmp_path
     assert done.stderr == f"missing: {content_key(digest)}\n"
 
 
+def test_a_light_client_starts_no_service(beside: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tersor.administration.importlib.util.find_spec", lambda _name: None)
+    told = beside("up", status=1).stderr
+    assert told.startswith("cannot start: fastapi is not installed")
+
+
 def test_a_light_client_says_what_to_install(
     beside: Command, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,13 +151,24 @@ Client({server.url!r}, {server.key!r}).datasets.upload({str(file)!r}, progress=h
     assert unfinished(server) == []  # it became the dataset
 
 
+def test_an_interrupted_command_says_that_it_can_go_on(
+    server: Server, tersor: Command, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(resumable, "_send_piece", lambda *_: interrupt())
+        told = tersor("datasets", "upload", file, status=130).stderr
+    assert "the same command goes on from there" in told
+    tersor("datasets", "upload", file)
+    assert unfinished(server) == []
+
+
 def test_of_a_file_that_changed_meanwhile_nothing_old_is_used(
     server: Server, client: Client, file: Path
 ) -> None:
     def change(done: int, total: int) -> None:
         if done == 2 * PIECE_BYTES:
             with file.open("r+b") as open_file:
-                open_file.seek(SIZE_BYTES // 2)
+                open_file.seek(PIECE_BYTES // 2)  # in what was sent
                 open_file.write(b"new")
             os.utime(file, (1, 1))
 
