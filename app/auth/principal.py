@@ -13,7 +13,6 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.audit.actor import actor_var
 from app.auth.repository import find_key
 from app.errors import Forbidden, Unauthorized
-from app.projects.tables import Project
 from app.state import services
 
 bearer = HTTPBearer(
@@ -46,12 +45,12 @@ def require(scope: str) -> Callable[..., Principal]:
             raise Unauthorized("Send a key: Authorization: Bearer tsr_… (see `tersor keys`).")
         state = services(request)
         with state.database.read() as session:
-            key = find_key(session, credentials.credentials)
-            project = None if key is None else session.get_one(Project, key.project_id)
-        if key is None or project is None:
+            found = find_key(session, credentials.credentials)
+        if found is None:
             raise Unauthorized(
                 "This key is not known, was revoked or has expired. Make one: tersor keys create"
             )
+        key, project = found
         actor = actor_var.get()
         if actor is not None:
             actor.key_id, actor.project_id = key.id, key.project_id

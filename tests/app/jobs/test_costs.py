@@ -85,7 +85,6 @@ def asked(steps: Steps, settings: Settings) -> dict[str, Callable[[], Any]]:
         "all": JobFilter(),
         "status": JobFilter(status=("queued",)),
         "method": JobFilter(method="distill"),
-        "method and status": JobFilter(method="distill", status=("succeeded",)),
         "created after": JobFilter(created_after=utc_now() + timedelta(hours=1)),
         "label": JobFilter(label=("row", "copy")),
         "no such label": JobFilter(label=("row", "none")),
