@@ -14,7 +14,6 @@ import json
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,10 +30,10 @@ from app.db import Database, utc_now
 from app.jobs.tables import Job, WorkerSeen
 from app.models.scan import scan_model
 from app.settings import Settings
-from benchmarks.polling import Answers, poll
+from benchmarks.polling import Answers, Computing, poll
 from benchmarks.polling import upload as send_at_once
 from benchmarks.rows import add_jobs
-from benchmarks.service import measure_starts, percentiles, running_service, seconds, submit, upload
+from benchmarks.service import measure_starts, percentiles, running_service, seconds, upload
 from tests.compress.zoo import mlp, resnet18
 from workers.lease import claim
 
@@ -82,37 +81,6 @@ class Bench:
         raise SystemExit("the API process is gone")
 
 
-class Computing:
-    """Keeps a worker busy with a ResNet-18, one job after the other."""
-
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
-        self._stopped = threading.Event()
-        self.job = self._submit()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Computing:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-        self._bench.client.post(self.job["urls"]["cancel"])
-
-    def path(self) -> str:
-        return str(self.job["urls"]["self"])
-
-    def _submit(self) -> dict[str, Any]:
-        ids = self._bench.ids
-        return submit(self._bench.client, ids["resnet18.pt"], ids["images.npz"], samples=128)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(0.5):
-            if self._bench.client.get(self.path()).json()["finished"]:
-                self.job = self._submit()
-
-
 def measure_polling(bench: Bench) -> list[dict[str, Any]]:
     clients, time_s = bench.options.clients, bench.options.seconds
     ways: dict[str, dict[str, Any]] = {
@@ -121,7 +89,8 @@ def measure_polling(bench: Bench) -> list[dict[str, Any]]:
         "Prefer: wait=10": {"Prefer": "wait=10"},
     }
     rows = []
-    with Computing(bench) as computing:
+    ids = bench.ids
+    with Computing(bench.client, ids["resnet18.pt"], ids["images.npz"]) as computing:
         for name, options in ways.items():
             found: Answers = poll(bench.client, computing.path, clients, time_s, **options)
             rows.append(
@@ -150,7 +119,7 @@ def measure_rows(bench: Bench) -> list[dict[str, Any]]:
         )  # fmt: skip
     body = {
         "method": "qat", "model_id": bench.ids["mlp.pt"], "device": "cuda",
-        "training_dataset_id": bench.ids["vectors.npz"], "labels": {"run": "load"},
+        "training_dataset_id": bench.ids["vectors.npz"], "config": {"batch_size": 8},
     }  # fmt: skip
     made = bench.client.post("/v1/jobs", json=body)
     made.raise_for_status()
@@ -197,7 +166,7 @@ def _time_requests(
         "get_ended": get(f"/v1/jobs/{finished}"),
         "list": get("/v1/jobs?limit=20"),
         "list_by_status": get("/v1/jobs?limit=20&status=queued"),
-        "list_by_label": get("/v1/jobs?limit=20&label=run:load"),
+        "list_by_label": get("/v1/jobs?limit=20&label=row:copy"),
         "list_none": get("/v1/jobs?limit=20&method=convert"),
         "metrics": get("/metrics"),
         "claim": claim_one,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+
+from benchmarks.service import submit
 
 _PIECE = bytes(1 << 20)
 
@@ -47,6 +51,37 @@ class Connection:
         told = dict(line.lower().split(": ", 1) for line in answer[1:] if line)
         await self._reader.readexactly(int(told.get("content-length", "0")))
         return int(answer[0].split()[1]), told
+
+
+class Computing:
+    """Keeps a worker busy with a job, one after the other."""
+
+    def __init__(self, client: httpx.Client, model: str, dataset: str) -> None:
+        self._client, self._model, self._dataset = client, model, dataset
+        self._stopped = threading.Event()
+        self._job = self._submit()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Computing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._client.post(self._job["urls"]["cancel"])
+
+    def path(self) -> str:
+        """Return where to ask for the job that is computed now."""
+        return str(self._job["urls"]["self"])
+
+    def _submit(self) -> dict[str, Any]:
+        return submit(self._client, self._model, self._dataset, samples=128)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(0.5):
+            if self._client.get(self.path()).json()["finished"]:
+                self._job = self._submit()
 
 
 @asynccontextmanager

@@ -86,14 +86,21 @@ def print_result(result: Result) -> None:
         typer.echo(f"  and {len(kept) - 10} more; see the result's layers (--json)")
 
 
+def say_place(queue_position: int | None) -> str:
+    """Return a job's place in its queue in words; the service counts no further than a thousand."""
+    if queue_position is None:
+        return ""
+    return f"number {queue_position}{' or later' if queue_position >= 1000 else ''} in line"
+
+
 def job_line(job: Job) -> str:
     """Return one plain line that says how far a job is."""
     if job.finished:
         reason = f": {job.error.code}: {job.error.message}" if job.error else ""
         return f"{job.id} {job.status}{reason}"
     if job.status == "queued":
-        place = f", number {job.queue_position} in line" if job.queue_position else ""
-        return f"{job.id} queued{place}"
+        place = say_place(job.queue_position)
+        return f"{job.id} queued{place and ', '}{place}"
     left = f", {job.eta_seconds:.0f} s left" if job.eta_seconds is not None else ""
     return f"{job.id} {job.stage or 'starting'} {job.progress:4.0%}{left}  {job.message}".rstrip()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from tersor.cli.figures import job_line, print_result, size
+from tersor.cli.figures import job_line, print_result, say_place, size
 from tersor.cli.session import INTERRUPTED, JOB_FAILED, Session
 from tersor.cli.training import TrainingLine, is_between_epochs
 from tersor.jobs import Job
@@ -132,7 +132,7 @@ def _bar() -> Iterator[tuple[Tell, Callable[[Event], None]]]:
             eta = "" if job.eta_seconds is None else f"{job.eta_seconds:.0f} s left  "
             message = job.message
             if job.status == "queued":
-                eta, message = "", f"number {job.queue_position} in line" * bool(job.queue_position)
+                eta, message = "", say_place(job.queue_position)
             if job.stage == "train" and training.text:
                 eta = message = ""  # the line below says it
             else:

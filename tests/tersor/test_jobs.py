@@ -12,6 +12,7 @@ import pytest
 
 import tersor
 from tersor import Client, Event, Job
+from tersor.cli.figures import say_place
 from tests.tersor.conftest import Server
 
 INT8 = b"int8 model" * 1000
@@ -291,3 +292,9 @@ def test_keys_and_projects(client: Client, server: Server) -> None:
     other = client.keys.create(project_id=project.id)
     with Client(server.url, other.key) as stranger:
         assert list(stranger.models.list()) == []
+
+
+def test_a_place_beyond_what_the_service_counts_is_not_told_as_exact() -> None:
+    assert [say_place(each) for each in (None, 1, 999, 1000)] == [
+        "", "number 1 in line", "number 999 in line", "number 1000 or later in line",
+    ]  # fmt: skip
