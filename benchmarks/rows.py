@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.db import Database, utc_now
 from app.ids import new_id
 from app.jobs.tables import Job, JobEvent, JobLabel
+from app.projects.tables import Project
 
 _AT_ONCE = 2000
 
@@ -44,6 +45,7 @@ def _copies(like: Job, count: int, status: str, values: dict[str, Any]) -> Itera
 
 
 def _insert(session: Session, rows: list[dict[str, Any]]) -> None:
+    session.get_one(Project, rows[0]["project_id"])
     session.execute(insert(Job), rows)
     session.execute(
         insert(JobLabel),
