@@ -21,6 +21,7 @@ from tests.faults.chaos.desk import Desk
 from tests.faults.chaos.house import House
 from tests.faults.chaos.inspection import Inspection
 from tests.faults.chaos.ledger import Ledger, say
+from tests.faults.chaos.lookout import Lookout
 from tests.faults.chaos.mischief import Mischief
 from tests.faults.chaos.processes import adopt_orphans
 
@@ -64,6 +65,7 @@ def attack(folder: Path, ledger: Ledger, options: argparse.Namespace) -> None:
             ]
             for customer in customers:
                 customer.start()
+            Lookout(house, ledger, enough).start()
             mischief = Mischief(house, ledger, options.seed, options.pause)
             deadline = time.monotonic() + options.minutes * 60
             while time.monotonic() < deadline:

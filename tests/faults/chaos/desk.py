@@ -16,8 +16,8 @@ from tests.faults.chaos.ledger import Ledger
 _GIVE_UP_S = 120.0
 
 
-class NoAnswer(Exception):
-    """The service did not come back."""
+class GaveUp(Exception):
+    """What a customer waited for did not come."""
 
 
 class Desk:
@@ -34,7 +34,7 @@ class Desk:
         `extensions["tries"]` of the answer says how often it was sent.
 
         Raises:
-            NoAnswer: none came in two minutes.
+            GaveUp: none came in two minutes.
         """
         deadline = time.monotonic() + _GIVE_UP_S
         tries = 0
@@ -56,7 +56,7 @@ class Desk:
                     f"{method} {url} got {answer.status_code}: {answer.text[:300]}"
                 )
             time.sleep(0.5)
-        raise NoAnswer(f"{method} {url}")
+        raise GaveUp(f"{method} {url} got no answer")
 
     def hang_up(self, url: str, body: bytes, headers: dict[str, str]) -> None:
         """Send a POST, or a part of it, and close the connection without reading."""

@@ -26,26 +26,26 @@ class Goods:
 
     def body(self, errand: str) -> dict[str, Any]:
         """Return what to submit for an errand."""
-        quantize = {"calibration": {"dataset_id": self.small, "samples": 16, "batch_size": 8}}
-        train = {
+        quantize: dict[str, Any] = {
+            "calibration": {"dataset_id": self.small, "samples": 16, "batch_size": 8}
+        }
+        train: dict[str, Any] = {
             "training_dataset_id": self.labelled,
             "evaluation": {"dataset_id": self.labelled, "metric": "top1"},
         }
         learn = {"student_model_id": self.student, "learning_rate": 0.01, "batch_size": 16}
         match errand:
             case "convert":
-                job = {"method": "convert", "model_id": self.net} | quantize
+                return {"method": "convert", "model_id": self.net, **quantize}
             case "distill":
-                job = {"method": "distill", "model_id": self.net} | train
-                job["config"] = learn | {"epochs": 60}
+                distill = {"method": "distill", "model_id": self.net, **train}
+                return distill | {"config": learn | {"epochs": 60}}
             case "time out":
-                job = {"method": "distill", "model_id": self.net} | train
-                job |= {"config": learn | {"epochs": 100_000}, "timeout_s": 3}
+                distill = {"method": "distill", "model_id": self.net, **train}
+                return distill | {"config": learn | {"epochs": 100_000}, "timeout_s": 3}
             case "nothing to do":
-                job = {"method": "ptq", "model_id": self.plain} | quantize
-            case _:
-                job = {"method": "ptq", "model_id": self.net} | quantize
-        return job
+                return {"method": "ptq", "model_id": self.plain, **quantize}
+        return {"method": "ptq", "model_id": self.net, **quantize}
 
 
 OUTCOMES = {
@@ -102,5 +102,5 @@ def upload(desk: Desk, kind: str, content: bytes, key: str | None = None) -> str
 
 def _script(net: nn.Module, example: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(net.eval(), example), buffer)
+    torch.jit.save(torch.jit.trace(net.eval(), example), buffer)  # type: ignore[no-untyped-call]
     return buffer.getvalue()

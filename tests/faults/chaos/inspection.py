@@ -48,6 +48,7 @@ class Inspection:
         self._compare_rows(jobs)
         self._compare_metrics()
         self._look_at_files()
+        self._read_logs()
 
     def _unfinished(self) -> list[tuple[str, str]]:
         with self._house.database.read() as session:
@@ -206,3 +207,12 @@ class Inspection:
         storage_gc.remove(self._house.database, store, report.garbage)
         if again := storage_gc.look(self._house.database, store, young_s=0.0).garbage:
             self._complain(f"garbage that stays: {[file.key for file in again[:5]]}")
+
+    def _read_logs(self) -> None:
+        """Nothing that anybody did was a surprise to the code."""
+        for path in (*self._house.logs.iterdir(), *(self._house.data_dir / "logs").iterdir()):
+            for line in path.read_text(errors="replace").splitlines():
+                expected = "output of the job" in line  # what a job says that fails as it should
+                if "Traceback (most recent call last)" in line and not expected:
+                    self._ledger.count("stack traces in the logs")
+                    say(f"{path.name}: {line[:300]} … {line[-300:]}")

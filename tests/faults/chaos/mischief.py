@@ -23,6 +23,10 @@ _SHARES = {
     "wipe broker": 2, "kill api": 4, "kill launcher": 1, "stop worker": 2, "freeze child": 2,
     "freeze zygote": 1, "freeze worker": 2, "freeze broker": 1, "freeze api": 1, "hold database": 1,
 }  # fmt: skip
+_SIGNALS = {
+    "kill": signal.SIGKILL, "wipe": signal.SIGKILL, "stop": signal.SIGTERM,
+    "freeze": signal.SIGSTOP,
+}  # fmt: skip
 
 
 class Mischief:
@@ -35,8 +39,6 @@ class Mischief:
         self._pause_s = pause_s
         self._next_at = time.monotonic() + pause_s
         self._undo: list[tuple[float, Callable[[], None]]] = []
-        self._down_since: float | None = None
-        self._looked_at = 0.0
 
     def go_on(self) -> None:
         """Do what is due."""
@@ -50,8 +52,6 @@ class Mischief:
         if now >= self._next_at:
             self._strike()
             self._next_at = time.monotonic() + self._random.expovariate(1 / self._pause_s)
-        if now - self._looked_at > 0.5:
-            self._look(now)
 
     def make_good(self) -> None:
         """Let go of all that is held or frozen."""
@@ -59,43 +59,31 @@ class Mischief:
             undo()
         self._undo = []
 
-    def _look(self, now: float) -> None:
-        self._looked_at = now
-        if self._house.is_ready():
-            if self._down_since is not None:
-                self._ledger.lasted("service not ready", time.monotonic() - self._down_since)
-            self._down_since = None
-        elif self._down_since is None:
-            self._down_since = now
-
     def _strike(self) -> None:
-        kinds, shares = list(_SHARES), list(_SHARES.values())
+        (kind,) = self._random.choices(list(_SHARES), list(_SHARES.values()))
+        role = kind.split()[1]
         processes = descendants()
-        (kind,) = self._random.choices(kinds, shares)
-        deed, role = kind.split()
-        if role == "database":
-            self._hold_database(processes)
-            return
         targets = [each for each in processes if each.role == role]
-        if not targets:
+        if targets:
+            self._strike_one(kind, self._random.choice(targets), processes)
+        elif role == "database" and self._house.database.engine.name == "sqlite":
+            self._hold_database()
+        elif role == "database":
+            self._cut_off_database()
+
+    def _strike_one(self, kind: str, target: Process, processes: list[Process]) -> None:
+        deed = kind.split()[0]
+        victims, at = self._victims(target, processes), time.time()
+        if not target.send(_SIGNALS[deed]):
             return
-        target = self._random.choice(targets)
-        victims = self._victims(target, processes)
-        at = time.time()
         if deed == "freeze":
-            done = target.send(signal.SIGSTOP)
             until = time.monotonic() + self._random.uniform(0.3, 2.5 * LEASE_S)
             self._undo.append((until, lambda: _thaw(target)))
-        elif deed == "stop":
-            done = target.send(signal.SIGTERM)
-        else:
-            done = target.send(signal.SIGKILL)
         if deed == "wipe":
             time.sleep(0.05)
             shutil.rmtree(self._house.data_dir / "broker" / "appendonlydir", ignore_errors=True)
-        if done:
-            # what it had taken in between, too
-            self._enter(kind, at, victims | self._victims(target, processes))
+        # also what it had taken in between
+        self._enter(kind, at, victims | self._victims(target, processes))
 
     def _enter(self, kind: str, at: float, victims: set[str]) -> None:
         with self._ledger.lock:
@@ -115,26 +103,28 @@ class Mischief:
             return {
                 f"{job_id}-{fence}"
                 for job_id, fence, owner in session.execute(owned)
-                if workers is None or int(owner.split("/")[-2]) in workers
+                if workers is None or int(str(owner).split("/")[-2]) in workers
             }
         return set()
 
-    def _hold_database(self, processes: list[Process]) -> None:
-        """Keep SQLite's only lock for a while; break all connections to PostgreSQL."""
+    def _hold_database(self) -> None:
+        """Keep SQLite's only lock for a while, as a process does that is frozen in mid-write."""
         victims, at = self._owned(None), time.time()
-        url = self._house.database.engine.url
-        if url.get_backend_name() == "sqlite":
-            connection = sqlite3.connect(str(url.database), 2, isolation_level=None)
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                connection.close()
-                return
-            until = time.monotonic() + self._random.uniform(0.5, 2.5 * LEASE_S)
-            self._undo.append((until, connection.close))
-            self._enter("hold database", at, victims)
+        path = str(self._house.database.engine.url.database)
+        connection = sqlite3.connect(path, 2, isolation_level=None)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            connection.close()
             return
-        admin = create_engine(url, isolation_level="AUTOCOMMIT")
+        until = time.monotonic() + self._random.uniform(0.5, 2.5 * LEASE_S)
+        self._undo.append((until, connection.close))
+        self._enter("hold database", at, victims)
+
+    def _cut_off_database(self) -> None:
+        """Break all connections to PostgreSQL."""
+        victims, at = self._owned(None), time.time()
+        admin = create_engine(self._house.database.engine.url, isolation_level="AUTOCOMMIT")
         with admin.connect() as connection:
             connection.execute(
                 text(
