@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
+RANGES = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
+"""Smallest and largest integer."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +28,21 @@ class Dialect:
             done in two; values that only move are rounded again, to no effect.
         spells_activations: Whether activations without an integer kernel are spelt in additions,
             products and sigmoids, which have one.
+        rounds_for_floats: Whether what an integer kernel gives is rounded where only float
+            operators read it; else it is held to the range alone.
     """
 
     round_to: Callable[[Tensor, float, int, torch.dtype], Tensor]
     widen: Callable[[Tensor, Tensor, Tensor | None, int], Tensor]
     is_fused: bool
     spells_activations: bool
+    rounds_for_floats: bool
 
 
 @torch.library.custom_op("tersor::quantize", mutates_args=())
 def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
     """ONNX's QuantizeLinear: round half to even, saturate at the ends of `dtype`."""
-    low, high = _RANGES[dtype]
+    low, high = RANGES[dtype]
     # times the inverse, as torch's own kernels do; a division may fall to the other side of half
     scaled = torch.round(x * (1 / torch.tensor(scale, dtype=torch.float32)))
     return (scaled + zero_point).clamp(low, high).to(dtype)
@@ -150,7 +154,7 @@ def _widen_in_onnx(q: Tensor, scale: Tensor, zero_point: Tensor | None, axis: in
 
 
 def _round_to_torch(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype) -> Tensor:
-    low, high = _RANGES[dtype]
+    low, high = RANGES[dtype]
     # fake_quantize_per_tensor_affine would do it in one pass, but torch.export cannot trace it
     q = torch.clamp(torch.round(x * (1 / scale)) + zero_point, low, high)
     return (q - zero_point) * scale
@@ -168,9 +172,17 @@ def clamped_sixth(x: Tensor) -> Tensor:
     return result
 
 
-ONNX = Dialect(_round_to_onnx, _widen_in_onnx, is_fused=True, spells_activations=True)
-"""Operators of our own, for each of which the ONNX exporter has a word; for ONNX Runtime."""
-OPENVINO = Dialect(_round_to_onnx, _widen_in_onnx, is_fused=True, spells_activations=False)
-"""As ONNX; OpenVINO computes any activation on its way out of an integer product."""
-TORCH = Dialect(_round_to_torch, widened, is_fused=False, spells_activations=False)
+ONNX = Dialect(
+    _round_to_onnx, _widen_in_onnx, is_fused=True, spells_activations=True, rounds_for_floats=True
+)
+"""Operators of our own, for each of which the ONNX exporter has a word; for ONNX Runtime, whose
+integer kernels give integers."""
+OPENVINO = Dialect(
+    _round_to_onnx, _widen_in_onnx, is_fused=True, spells_activations=False, rounds_for_floats=False
+)
+"""As ONNX; OpenVINO computes any activation on its way out of an integer product. What it gives
+that is rounded, and then joined with a float tensor, comes out wrong by several steps (2026.4)."""
+TORCH = Dialect(
+    _round_to_torch, widened, is_fused=False, spells_activations=False, rounds_for_floats=True
+)
 """Operators of plain torch."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from compress.errors import ExportFailed
 from compress.export.flatten import place
 from compress.export.packed import Unpacked, unpack
-from compress.export.qdq import Dialect, clamped_sixth, made, pool
+from compress.export.qdq import RANGES, Dialect, clamped_sixth, made, pool
 from compress.export.recurrent import is_plain, run_layers, weights_of_layers
 from compress.export.scales import Recorder, Scale
 from compress.export.stored import is_stored, portable
@@ -123,7 +123,7 @@ class _Writer:
         result = self._compute(node, args, kwargs)
         scale = self._scales.get(node)
         if scale is not None and not self._is_rounded(node, scale):
-            result = self._rounded(result, scale)
+            result = self._rounded(result, scale, node)
         self._written[node] = result
 
     def _compute(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -175,7 +175,7 @@ class _Writer:
         if self._axes[node] > 2:
             return y
         if node in self._scales:
-            y = self._rounded(y, self._scales[node])
+            y = self._rounded(y, self._scales[node], node)
         return self._call(torch.flatten, y, 1)
 
     def _spelt(self, node: fx.Node, name: Any, x: Any) -> Any:
@@ -188,7 +188,8 @@ class _Writer:
         if not rounds or not isinstance(x, fx.Node) or x.target is not self._dialect.round_to:
             return None
         if name is F.silu:
-            gate = self._rounded(self._call(torch.sigmoid, x), Scale(1 / 256, 0, torch.uint8))
+            sigmoid = self._call(torch.sigmoid, x)
+            gate = self._call(self._dialect.round_to, sigmoid, 1 / 256, 0, torch.uint8)
         else:  # hardswish: relu6(x + 3) / 6, read back at a sixth of its scale
             three = self._call(made, self._constant(torch.tensor(1, dtype=torch.uint8)), 3.0)
             shifted = self._call(torch.add, x, three)
@@ -265,7 +266,7 @@ class _Writer:
         flat = (
             self._call(torch.flatten, x, 0, -2) if axes > 2 else self._call(torch.unsqueeze, x, 0)
         )
-        y = self._rounded(self._call(F.linear, flat, weight, bias), self._scales[node])
+        y = self._rounded(self._call(F.linear, flat, weight, bias), self._scales[node], node)
         return self._graph.call_method("reshape", (y, *sizes, -1))
 
     def _weight(self, layer: Unpacked) -> fx.Node:
@@ -292,13 +293,31 @@ class _Writer:
 
     def _is_rounded(self, node: fx.Node, scale: Scale) -> bool:
         """Whether all values are of this scale already, since they only moved."""
-        if self._dialect.is_fused or node.target not in _MOVING:
+        if node.target not in _MOVING:
+            return False
+        if self._is_read_as_float(node):
+            return True
+        if self._dialect.is_fused:
             return False
         sources = [self._scales.get(source) for source in node.all_input_nodes]
         return scale in sources
 
-    def _rounded(self, x: Any, scale: Scale) -> fx.Node:
-        return self._call(self._dialect.round_to, x, scale.scale, scale.zero_point, scale.dtype)
+    def _is_read_as_float(self, node: fx.Node) -> bool:
+        """Whether only float operators read a value, and the dialect does not round for those."""
+        if self._dialect.rounds_for_floats or not node.users:
+            return False
+        return all(
+            user.target in ("dequantize", "size", "dim")
+            or (user.target in _MOVING and self._is_read_as_float(user))
+            for user in node.users
+        )
+
+    def _rounded(self, x: Any, scale: Scale, node: fx.Node) -> fx.Node:
+        """Round what a node gives; where that is idle, hold it to the range: that may be a relu."""
+        if not self._is_read_as_float(node):
+            return self._call(self._dialect.round_to, x, scale.scale, scale.zero_point, scale.dtype)
+        low, high = ((end - scale.zero_point) * scale.scale for end in RANGES[scale.dtype])
+        return self._call(torch.clamp, x, low, high)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> fx.Node:
         return self._graph.call_function(function, args)

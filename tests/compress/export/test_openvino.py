@@ -10,10 +10,16 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from torch import nn
 
 from compress.errors import ExportFailed
 from compress.export import Plan, export
+from compress.pipeline import run
+from compress.result import Inputs
+from compress.spec import EngineSpec, PtqConfig
 from tests.compress.export.plans import image_plan, images
+from tests.compress.sinks import Recorder
+from tests.compress.zoo.registry import ENTRIES
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +74,33 @@ def test_without_the_package_the_extra_is_named(
     with pytest.raises(ExportFailed, match=r"tersor\[server,openvino\]"):
         export("openvino", plan, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_float_operators_read_is_not_rounded_and_a_joined_token_spoils_nothing(
+    tmp_path: Path,
+) -> None:
+    """A convolution's answer, rounded and joined with a float token, came out wrong."""
+    net = ENTRIES["vit"].model()
+    generator = np.random.default_rng(0)
+    np.savez(tmp_path / "c.npz", input=generator.standard_normal((32, 3, 32, 32), np.float32))
+    torch.jit.trace(net, torch.zeros(2, 3, 32, 32)).save(str(tmp_path / "m.pt"))
+    spec = EngineSpec(method="ptq", config=PtqConfig(), formats=("torchscript", "openvino"))
+    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    result = run(spec, inputs, Recorder(), tmp_path)
+    torchscript, ours = result.artifacts
+    assert torchscript.fidelity is not None
+    assert ours.fidelity is not None
+    assert ours.fidelity.sqnr_db > torchscript.fidelity.sqnr_db - 1.5
+
+
+def test_a_relu_that_saturation_stands_for_holds_where_nothing_is_rounded(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Flatten(1), nn.LayerNorm(8 * 36))
+    generator = np.random.default_rng(0)
+    data = 20 * generator.standard_normal((32, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "c.npz", input=data)
+    torch.jit.script(net.eval()).save(str(tmp_path / "m.pt"))
+    spec = EngineSpec(method="ptq", config=PtqConfig(), formats=("openvino",))
+    inputs = Inputs(model=tmp_path / "m.pt", calibration=tmp_path / "c.npz")
+    [artifact] = run(spec, inputs, Recorder(), tmp_path).artifacts
+    assert artifact.fidelity is not None
+    assert artifact.fidelity.sqnr_db > 25
