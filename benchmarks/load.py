@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -66,6 +67,13 @@ class Bench:
         lines = (Path("/proc") / str(self._api_pid()) / "status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
+    def api_cpu_s(self) -> float:
+        """Return the processor time that the API process has had."""
+        stat = (
+            (Path("/proc") / str(self._api_pid()) / "stat").read_text().rpartition(")")[2].split()
+        )
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
     def forget_peak(self) -> None:
         (Path("/proc") / str(self._api_pid()) / "clear_refs").write_text("5")
 
@@ -92,11 +100,13 @@ def measure_polling(bench: Bench) -> list[dict[str, Any]]:
     ids = bench.ids
     with Computing(bench.client, ids["resnet18.pt"], ids["images.npz"]) as computing:
         for name, options in ways.items():
+            before_s = bench.api_cpu_s()
             found: Answers = poll(bench.client, computing.path, clients, time_s, **options)
             rows.append(
                 {
                     "clients": f"{clients} x {name}",
                     "requests_per_s": len(found.latencies_ms) / found.seconds,
+                    "cpu_ms": 1e3 * (bench.api_cpu_s() - before_s) / len(found.latencies_ms),
                     **percentiles(found.latencies_ms),
                     "errors": len(found.errors),
                 }
