@@ -8,11 +8,16 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.server  ## train a small real net, compress it through the HTTP API, print the table
 	$(BIN)/python benchmarks/demo.py
 
+# Tests inside one process run in two at a time, each computing with one thread; those that start a
+# service of several processes have the machine to themselves.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/.dev  ## all tests; needs no server installed by hand
-	$(BIN)/python -m pytest
+	$(SIDE_BY_SIDE) -m "not faults and not flow"
+	$(BIN)/python -m pytest -m "faults or flow"
 
 test-fast: $(VENV)/.dev  ## without the tests that are slow or kill processes
-	$(BIN)/python -m pytest -m "not slow and not faults and not flow"
+	$(SIDE_BY_SIDE) -m "not slow and not faults and not flow"
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .
