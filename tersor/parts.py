@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from tersor.credentials import LaunchError
@@ -63,12 +63,14 @@ def _broker(
 
     folder = data_dir / "broker"
     folder.mkdir(exist_ok=True, mode=0o700)
+    log, bad = folder / "appendonlydir", folder / "appendonlydir.bad"
 
     def set_aside(quick_exits: int) -> None:
         # Messages are only wake-ups that the sweeper sends again: a log that the broker cannot
-        # read must not keep the service down.
-        if quick_exits == 3 and (folder / "appendonlydir").exists():
-            (folder / "appendonlydir").rename(folder / f"appendonlydir.bad-{int(time.time())}")
+        # read must not keep the service down, nor one that goes bad after other quick exits.
+        if quick_exits > 0 and quick_exits % 3 == 0 and log.exists():
+            shutil.rmtree(bad, ignore_errors=True)
+            log.rename(bad)
 
     # fmt: off
     command = [
