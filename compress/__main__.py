@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from compress.errors import CompressError, InvalidSpec, RunTimeout
+from compress.heap import keep_freed_memory
 from compress.options import add_options, read_options
 from compress.pipeline import preflight, run
 from compress.result import ArtifactReport, Inputs, Result
@@ -54,6 +55,7 @@ class Terminal:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one job; 0 on success, 2 where model, data or options are at fault."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory()
     try:
         spec, inputs = _spec(options), _inputs(options)
         if options.command == "preflight":

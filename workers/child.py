@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 
 import compress.pipeline
+from compress.heap import keep_freed_memory
 from compress.measure.memory import ForkedProcess, MemoryProbe
 from compress.result import Inputs, Result
 from compress.spec import TensorSpec
@@ -97,6 +98,7 @@ def _run(folder: Path, pipe: EventPipe) -> int:
         os.nice(order.nice)
         torch.set_num_threads(order.spec.threads)
         measuring = _fork_measuring(order, folder) if order.kind == "job" else None
+        keep_freed_memory()  # not before: what is measured is a process like any other
         kept = [Path(order.checkpoints)] if order.checkpoints is not None else []
         _confine(order, read=["inputs"], write=["out", "scratch"], folder=folder, kept=kept)
         pipe.send(kind="result", result=_engine(order, folder, pipe, measuring))
