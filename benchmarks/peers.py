@@ -61,9 +61,9 @@ def _prepare(net: str, folder: Path, images: int) -> None:
     example = torch.rand(1, 3, 224, 224)
     torch.jit.trace(model, example).save(str(folder / "float.pt"))
     torch.save(model, folder / "eager.pt")
-    torch.onnx.export(
+    torch.onnx.export(  # for any batch, as Tersor's files are: OpenVINO is quicker with fixed sizes
         model, (example,), str(folder / "float.onnx"), input_names=["x"], dynamo=True,
-        external_data=False, verbose=False,
+        external_data=False, verbose=False, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
     )  # fmt: skip
     draw = np.random.default_rng(0)
     for name, count in (("calibration", images), ("test", 32)):
