@@ -50,6 +50,16 @@ _MOVING: frozenset[Any] = frozenset(
 )  # fmt: skip
 
 
+# what reads int8 in the int8 graph, and computes in float where a dialect lets it
+_FLOAT_READERS: frozenset[Any] = frozenset(
+    {
+        "dequantize", "size", "dim", torch.mean, "mean", torch.sigmoid, F.hardsigmoid,
+        F.adaptive_avg_pool2d,
+    }
+)  # fmt: skip
+_ACTIVATIONS = {"hardswish", "sigmoid"}
+_FLOAT_OPERATORS = {"mul", *_ACTIVATIONS}
+
 _ADAPTIVE = (
     F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.adaptive_avg_pool1d,
 )  # fmt: skip
@@ -307,15 +317,18 @@ class _Writer:
         if self._dialect.rounds_for_floats or not node.users:
             return False
         return all(
-            user.target in ("dequantize", "size", "dim")
+            user.target in _FLOAT_READERS
+            or _quantized_name(user.target) in _FLOAT_OPERATORS
             or (user.target in _MOVING and self._is_read_as_float(user))
             for user in node.users
         )
 
-    def _rounded(self, x: Any, scale: Scale, node: fx.Node) -> fx.Node:
+    def _rounded(self, x: Any, scale: Scale, node: fx.Node) -> Any:
         """Round what a node gives; where that is idle, hold it to the range: that may be a relu."""
         if not self._is_read_as_float(node):
             return self._call(self._dialect.round_to, x, scale.scale, scale.zero_point, scale.dtype)
+        if node.target in _FLOAT_READERS or _quantized_name(node.target) in _ACTIVATIONS:
+            return x  # no relu is left to the range behind these
         low, high = ((end - scale.zero_point) * scale.scale for end in RANGES[scale.dtype])
         return self._call(torch.clamp, x, low, high)
 
