@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
+
+if TYPE_CHECKING:  # workers come here too, and need no web framework
+    from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
 
