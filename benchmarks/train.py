@@ -3,7 +3,7 @@
 Each table runs the engine on files, as a job does, and takes its figures from the result: accuracy
 on all 10,000 test images, of the finished file. Where the data is from: `images.py`.
 
-    python benchmarks/train.py --clothes FOLDER [--only distill,speed,qat,prune,memory] [--epochs 10]
+    python benchmarks/train.py --clothes FOLDER [--only distill,speed,qat,prune,memory] [--epochs N]
 """
 
 from __future__ import annotations
