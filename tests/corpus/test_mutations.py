@@ -12,9 +12,10 @@ from tests.corpus.mutations import mutations, scan
 @pytest.mark.slow
 def test_damaged_files_are_refused_with_a_code_or_are_sound(tmp_path: Path) -> None:
     """A seeded part of what `python -m tests.corpus.mutations` does to the scan and to a worker."""
-    codes = {scan(mutation, tmp_path / "f") for mutation in mutations(150)}
+    # so many, since what each damages hangs on names that torch counts up in a process
+    codes = {scan(mutation, tmp_path / "f") for mutation in mutations(600)}
     assert "passed" in codes
-    assert len(codes) > 5  # which ones hangs on names that torch counts up in each process
+    assert len(codes) > 8
 
 
 @pytest.mark.parametrize("seed", range(3))
