@@ -149,7 +149,7 @@ def test_a_quantized_model_learns_without_labels_and_the_file_computes_what_was_
     job = run(
         client, method="qat", model_id=teacher, training_dataset_id=data["bare"],
         evaluation={"dataset_id": data["test"]}, formats=["torchscript", "onnx"],
-        config={"epochs": 3, "granularity": "per_tensor", "weight_dtype": "int4"},
+        config={"epochs": 8, "granularity": "per_tensor", "weight_dtype": "int4"},
     )  # fmt: skip
     result = job["result"]
     training = result["training"]
@@ -160,11 +160,10 @@ def test_a_quantized_model_learns_without_labels_and_the_file_computes_what_was_
     assert torchscript["quality"]["value"] == pytest.approx(found)
     assert training["student_after"]["value"] == pytest.approx(found, abs=0.002)
     assert onnx["quality"]["value"] == pytest.approx(found, abs=0.01)
-    # a net that rounding hardly hurts: what it learns may cost a sample or two
-    assert training["student_after"]["value"] >= training["student_before"]["value"] - 0.005
+    assert training["student_after"]["value"] >= training["student_before"]["value"]
     assert torchscript["quality"]["drop"] < 0.03
     assert training["teacher"]["value"] == pytest.approx(top1(digits.trained()))
-    assert len(training["curve"]) == 3
+    assert len(training["curve"]) == 8
 
 
 def test_what_does_not_fit_is_told_before_anything_is_trained(
