@@ -102,6 +102,12 @@ def before(result: Result) -> float:
     return 100 * result.baseline.quality.value
 
 
+def spread(values: list[float]) -> str:
+    """Mean, standard deviation, and what they are of."""
+    each = ", ".join(f"{value:.2f}" for value in values)
+    return f"{statistics.mean(values):.2f} % +- {statistics.stdev(values):.2f}   ({each})"
+
+
 def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -142,17 +148,12 @@ def show_distillation(bench: Bench, epochs: int) -> None:
             print(f"  seed {seed}, {way}: {points(result):.2f} %", file=sys.stderr, flush=True)
     print(f"  {'teacher':22} top1 {before(result):.2f} %")
     for way, values in found.items():
-        print(
-            f"  {way:22} top1 {statistics.mean(values):.2f} % +- {statistics.stdev(values):.2f}   "
-            f"({', '.join(f'{value:.2f}' for value in values)})",
-            flush=True,
-        )
+        print(f"  {way:22} top1 {spread(values)}", flush=True)
 
 
 def show_speed(bench: Bench, epochs: int) -> None:
     """A plain loop that runs the teacher at every step, against the engine's, taking turns."""
     teacher_file = teacher_of(bench)
-    student_file = student_of(bench, 0)
     samples = len(bench.images.train)
     print(f"Speed: {epochs} epochs of {samples} images, all that each does from its first step on")
     rates: dict[str, list[float]] = {"plain": [], "engine": []}
@@ -161,27 +162,29 @@ def show_speed(bench: Bench, epochs: int) -> None:
         student_model_id="student", epochs=epochs, batch_size=BATCH, learning_rate=RATE,
         temperature=4.0, validation_fraction=0.0, keep="last",
     )  # fmt: skip
-    for _ in range(2):
+    for seed in SEEDS:
+        student_file = student_of(bench, seed)
         torch.set_num_threads(bench.threads)
-        seconds, score = _plain_loop(bench.images, teacher_file, student_file, epochs)
+        seconds, score = _plain_loop(bench.images, teacher_file, student_file, epochs, seed)
         rates["plain"].append(epochs * samples / seconds)
         found["plain"].append(score)
         result, watch, _ = bench.job(
-            "distill", config, teacher_file, training=bench.train, student=student_file
+            "distill", config, teacher_file, seed=seed, training=bench.train, student=student_file
         )
         rates["engine"].append(epochs * samples / watch.seconds["train"])
         found["engine"].append(points(result))
     for name in rates:
-        rate, score = statistics.mean(rates[name]), statistics.mean(found[name])
-        print(f"  {name:8} {rate:8.0f} images/s   top1 {score:.2f} %")
+        print(f"  {name:8} {statistics.mean(rates[name]):8.0f} images/s   top1 {spread(found[name])}")
     ratio = statistics.mean(rates["engine"]) / statistics.mean(rates["plain"])
     print(f"  {ratio:.2f} times the images", flush=True)
 
 
-def _plain_loop(images: Images, teacher: Path, student: Path, epochs: int) -> tuple[float, float]:
+def _plain_loop(
+    images: Images, teacher: Path, student: Path, epochs: int, seed: int
+) -> tuple[float, float]:
     """As in a tutorial: AdamW, cosine, T = 4, alpha = 0.7."""
     teach, learn = torch.jit.load(teacher), torch.jit.load(student).train()
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(learn.parameters(), lr=RATE)
     steps = epochs * (len(images.train) // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

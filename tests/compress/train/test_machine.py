@@ -82,6 +82,35 @@ def test_what_has_no_kernel_in_bfloat16_is_computed_in_float32() -> None:
     assert not choose(Filling(), amp="bf16").bf16
 
 
+def test_convolutions_in_groups_stay_in_float32_on_a_processor() -> None:
+    given: dict[str, torch.dtype] = {}
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Conv2d(4, 4, 3)
+            self.depthwise = nn.Conv2d(4, 4, 3, groups=4, padding="same", padding_mode="reflect")
+            self.kernel = nn.Parameter(torch.rand(4, 2, 3, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.dense(x)
+            given["dense"] = x.dtype
+            x = self.depthwise(x)
+            given["depthwise"] = x.dtype
+            x = torch.conv2d(self.dense(x), self.kernel, groups=2)
+            given["two groups"] = x.dtype
+            return self.dense(x)
+
+    block = Block()
+    with machine.Machine(runs.CPU, bf16=True).autocast():
+        last = block(torch.rand(2, 4, 12, 12))
+    last.float().sum().backward()  # type: ignore[no-untyped-call]
+    half, whole = torch.bfloat16, torch.float32
+    assert given == {"dense": half, "depthwise": whole, "two groups": whole}
+    assert last.dtype == half
+    assert all(parameter.grad is not None for parameter in block.parameters())
+
+
 def test_a_model_comes_home_as_files_have_it() -> None:
     model = runs.net()
     choose(model).place(model)
