@@ -174,7 +174,8 @@ def show_speed(bench: Bench, epochs: int) -> None:
         rates["engine"].append(epochs * samples / watch.seconds["train"])
         found["engine"].append(points(result))
     for name in rates:
-        print(f"  {name:8} {statistics.mean(rates[name]):8.0f} images/s   top1 {spread(found[name])}")
+        mean = statistics.mean(rates[name])
+        print(f"  {name:8} {mean:8.0f} images/s   top1 {spread(found[name])}")
     ratio = statistics.mean(rates["engine"]) / statistics.mean(rates["plain"])
     print(f"  {ratio:.2f} times the images", flush=True)
 

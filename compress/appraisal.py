@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.benchmark import Contender, measure_memory, run_batches, run_race, sample_bytes
+from compress.benchmark import (
+    Contender,
+    measure_gpu_memory,
+    measure_memory,
+    run_batches,
+    run_race,
+    sample_bytes,
+)
+from compress.devices import device_of, from_processor
 from compress.intake import Intake
 from compress.judging import Judged, Reference, judge
 from compress.measure.fidelity import noise_fraction
@@ -67,16 +75,17 @@ def appraise(
         ModelFailed: The original itself raises on a sample.
         ExportFailed: Every finished file does.
     """
-    contenders = {_ORIGINAL: Contender(original, None, spec.threads)}
+    device = device_of(spec.backend)
+    contenders = {_ORIGINAL: Contender(original, None, spec.threads, device)}
     for each in artifacts:
-        contenders[each.path.name] = Contender(each.path, each.format, spec.threads)
+        contenders[each.path.name] = Contender(each.path, each.format, spec.threads, device)
     with (start_probe or MemoryProbe)() as probe:  # imports torch while the answers are compared
         models = {name: contender.open() for name, contender in contenders.items()}
         first = models.pop(_ORIGINAL)
         progress.stage("evaluate", "comparing answers")
         judged = judge(
-            reference or Reference(intake, spec, lambda: first),
-            models,
+            reference or Reference(intake, spec, lambda: from_processor(first, device)),
+            {name: from_processor(model, device) for name, model in models.items()},
             lambda done, total: progress.part(done / total, f"evaluating {done}/{total}"),
         )
         undelivered = []
@@ -91,7 +100,10 @@ def appraise(
         artifacts = [each for each in artifacts if each.path.name not in judged.failed]
         progress.stage("benchmark", "measuring memory")
         sample = cast_floats(intake.probes()[0], intake.dtype)
-        peaks = measure_memory(probe, contenders, sample, progress.warn)
+        if device.type == "cpu":
+            peaks = measure_memory(probe, contenders, sample, progress.warn)
+        else:
+            peaks = measure_gpu_memory(contenders, sample, device)
     progress.part(_MEMORY_END, "timing all files in turn")
     raced = run_race(
         first,
@@ -100,6 +112,7 @@ def appraise(
         lambda done: progress.part(
             _MEMORY_END + done * (_RACE_END - _MEMORY_END), "timing all files in turn"
         ),
+        device,
     )
     typical_s = {name: one.candidate.p50 / 1e3 for name, one in raced.items()}
     typical_s[_ORIGINAL] = next(iter(raced.values())).baseline.p50 / 1e3
@@ -111,6 +124,7 @@ def appraise(
         max((sample_bytes(contenders[name].path, peak) for name, peak in peaks.items()), default=0),
         progress.warn,
         lambda done: progress.part(_RACE_END + done * (1 - _RACE_END), "timing larger batches"),
+        device,
     )
     for name, measured in larger.items():
         throughput[name].extend(measured)

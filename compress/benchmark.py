@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from compress.devices import CPU, bring
 from compress.export.runners import open_artifact
 from compress.intake import Intake
 from compress.lift import clean_message, load_model
@@ -17,6 +18,8 @@ from compress.measure.latency import Comparison, race
 from compress.measure.memory import MemoryProbe, NotMeasured
 from compress.measure.size import size_bytes
 from compress.measure.throughput import BATCH_SIZES, affordable, measure_throughput
+from compress.measure.timing import Call, GpuCall
+from compress.original import REFUSALS, refusal
 from compress.result import Throughput
 from compress.spec import Format
 from compress.structure import cast_floats, map_tensors, tensors_in
@@ -39,12 +42,34 @@ class Contender:
     path: Path
     format: Format | None
     threads: int
+    device: torch.device = CPU
 
     def open(self) -> Runnable:
         """Load it afresh."""
         if self.format is None:
-            return load_model(self.path)
-        return open_artifact(self.path, self.format, self.threads)
+            return load_model(self.path, self.device)
+        return open_artifact(self.path, self.format, self.threads, self.device)
+
+
+def measure_gpu_memory(
+    contenders: Mapping[str, Contender], sample: Sequence[Any], device: torch.device
+) -> dict[str, int]:
+    """Return name to the most of a GPU's memory that loading a file and running it takes.
+
+    Raises:
+        ModelFailed: A file does not run there.
+    """
+    peaks = {}
+    for name, contender in contenders.items():
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        try:
+            load_and_run(contender, bring(list(sample), device))
+        except REFUSALS as error:
+            raise refusal(error, f"'{name}' on the GPU") from error
+        torch.cuda.synchronize(device)
+        peaks[name] = torch.cuda.max_memory_allocated(device) - before
+    return peaks
 
 
 def measure_memory(
@@ -83,12 +108,22 @@ def run_race(
     artifacts: Mapping[str, Runnable],
     sample: Sequence[Any],
     on_round: Callable[[float], None],
+    device: torch.device = CPU,
 ) -> dict[str, Comparison]:
-    """Time all models on one sample, in turn, on the threads that torch is set to."""
+    """Time all models on one sample, in turn, on the threads that torch is set to.
+
+    Args:
+        original: On the device.
+        artifacts: Name to finished file, likewise.
+        sample: On the processor; it is brought there before.
+        on_round: Receives the fraction that is done.
+        device: Where they run.
+    """
+    given = bring(list(sample), device)
     with torch.no_grad():
         return race(
-            partial(original, *sample),
-            {name: partial(run, *sample) for name, run in artifacts.items()},
+            _call(original, given, device),
+            {name: _call(run, given, device) for name, run in artifacts.items()},
             budget_s=RACE_SHARE_S * (1 + len(artifacts)),
             on_round=on_round,
         )
@@ -101,6 +136,7 @@ def run_batches(
     one_bytes: int,
     warn: Callable[[str], None],
     on_part: Callable[[float], None],
+    device: torch.device = CPU,
 ) -> dict[str, list[Throughput]]:
     """Return name to throughput at each batch size above 1 that can be measured.
 
@@ -111,21 +147,22 @@ def run_batches(
         one_bytes: Memory that one sample takes.
         warn: Is told of batch sizes that a model refuses.
         on_part: Receives the fraction that is done.
+        device: Where they run.
     """
     found: dict[str, list[Throughput]] = {name: [] for name in models}
     sizes = BATCH_SIZES[1:]
     for index, size in enumerate(sizes):
-        if not affordable(size, sample_s, one_bytes, THROUGHPUT_LIMIT_S * len(models)):
+        if not affordable(size, sample_s, one_bytes, THROUGHPUT_LIMIT_S * len(models), device):
             break
         batch = batch_of(intake, size)
         if batch is None or not intake.original.accepts(batch):
             break
-        cast = cast_floats(batch, intake.dtype)
+        cast = bring(cast_floats(batch, intake.dtype), device)
         with torch.no_grad():
             if not _all_take(models, cast, size, warn):
                 break
             measured = measure_throughput(
-                {name: partial(run, *cast) for name, run in models.items()},
+                {name: _call(run, cast, device) for name, run in models.items()},
                 size,
                 budget_s=THROUGHPUT_SHARE_S * len(models),
                 on_round=partial(_tell, on_part, index, len(sizes)),
@@ -133,6 +170,11 @@ def run_batches(
         for name, throughput in measured.items():
             found[name].append(throughput)
     return found
+
+
+def _call(run: Runnable, given: Sequence[Any], device: torch.device) -> Call:
+    call = partial(run, *given)
+    return call if device.type == "cpu" else GpuCall(call)
 
 
 def _tell(on_part: Callable[[float], None], index: int, parts: int, done: float) -> None:

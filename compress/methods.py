@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import fx
+
+from compress.devices import device_of, move
+from compress.errors import NothingToCompress
 from compress.intake import Intake
 from compress.judging import Reference
 from compress.learning import run_distillation, run_quantized, try_quantization, try_student
@@ -19,7 +24,9 @@ from compress.quantize import (
     quantize_weight_only,
     to_float32,
     to_half,
+    to_half_computing,
 )
+from compress.quantize.narrowing import HALVES
 from compress.result import Inputs
 from compress.searching import search_mixed, try_mixed
 from compress.spec import (
@@ -95,9 +102,14 @@ def compress_model(
                 spec, config, intake, lifted, inputs, scratch, progress,
                 intake.layer_probes(),
             )  # fmt: skip
+        quantized, precision = learned.quantized, _label(config)
+        if spec.backend == "cuda":
+            quantized, precision = _halve(
+                learned.quantized.graph_module, learned.lifted, intake.first_sample(), progress
+            )
         return Compressed(
-            learned.quantized,
-            _label(config),
+            quantized,
+            precision,
             learned.lifted,
             inputs.student or inputs.model,
             training=learned.story,
@@ -113,6 +125,7 @@ def compress_model(
         example,
         lambda: _counted(spec, intake, progress),
         probes=intake.layer_probes(),
+        gpu=device_of("cuda") if spec.backend == "cuda" else None,
         on_convert=lambda: progress.stage("convert", "converting weights"),
         on_round=lambda done, total: progress.part(done / total, f"rounding layer {done}/{total}"),
     )
@@ -146,6 +159,7 @@ def _convert(
     calibration: Callable[[], Iterator[list[Any]] | None],
     *,
     probes: Sequence[Sequence[Any]],
+    gpu: torch.device | None = None,
     on_convert: Callable[[], None] = lambda: None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantized:
@@ -153,7 +167,12 @@ def _convert(
     if isinstance(config, ConvertConfig):
         on_convert()
         if config.precision == "fp32":
-            return to_float32(graph, islands)
+            whole = to_float32(graph, islands)
+            if gpu is not None:
+                move(whole.graph_module, gpu)
+            return whole
+        if gpu is not None:
+            return to_half_computing(graph, example, islands, config.precision, gpu)
         return to_half(graph, islands, config.precision, probes)
     if config.mode == "weight_only":
         return quantize_weight_only(
@@ -182,6 +201,21 @@ def _convert(
         seed=spec.seed,
         on_round=on_round,
     )
+
+
+def _halve(
+    model: fx.GraphModule, lifted: Lifted, probe: Sequence[Any], progress: Progress
+) -> tuple[Quantized, str]:
+    """Bring a model that has learned to a GPU, in 16 bits if it can be; its precision beside it."""
+    islands, device = lifted.report.island_reasons, device_of("cuda")
+    for precision in HALVES:
+        try:
+            return to_half_computing(model, probe, islands, precision, device), precision
+        except NothingToCompress as error:
+            progress.warn(error.message)
+    whole = to_float32(model, islands)
+    move(whole.graph_module, device)
+    return whole, "fp32"
 
 
 def _label(config: Config) -> str:

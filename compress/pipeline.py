@@ -18,6 +18,7 @@ from torch import nn
 
 from compress.appraisal import Finished, appraise, recommend
 from compress.caveats import caveats, foretell
+from compress.devices import device_of, find_device
 from compress.errors import (
     DeviceUnavailable,
     ExportFailed,
@@ -52,7 +53,7 @@ from compress.spec import (
     TrainingConfig,
     needs_calibration,
 )
-from compress.train.machine import find_device
+from compress.spec.gpu import find_contradiction
 
 
 def run(
@@ -76,6 +77,7 @@ def run(
         CompressError: What went wrong and what the user can do.
     """
     _check_spec(spec)
+    _check_device(spec)
     progress = Progress(sink, _kind(spec.config))
     with (
         _settled(spec),
@@ -93,7 +95,7 @@ def run(
         baseline, reports, broken = appraise(
             intake, spec, inputs.model, finished, progress, start_probe, compressed.reference
         )
-        environment = read_environment(torch.get_num_threads())
+        environment = read_environment(torch.get_num_threads(), device_of(spec.backend))
         result = Result(
             baseline=baseline,
             artifacts=reports,
@@ -232,9 +234,11 @@ def _check_spec(spec: EngineSpec) -> None:
         raise InvalidSpec(f"Method '{spec.method}' does not take a {type(spec.config).__name__}.")
     if spec.calibration_samples < 1 or spec.calibration_batch_size < 1 or spec.threads < 1:
         raise InvalidSpec("calibration_samples, calibration_batch_size and threads start at 1.")
-    if isinstance(spec.config, TrainingConfig):
-        find_device(spec.device)
-    elif spec.device == "cuda":
+    if spec.backend == "cuda":
+        found = find_contradiction(spec.method, spec.formats, spec.device)
+        if found is not None:
+            raise InvalidSpec(found[1])
+    elif spec.device == "cuda" and not isinstance(spec.config, TrainingConfig):
         raise DeviceUnavailable(
             f"Method '{spec.method}' for backend '{spec.backend}' computes on the processor; use "
             "device 'auto' or 'cpu'."
@@ -244,6 +248,14 @@ def _check_spec(spec: EngineSpec) -> None:
             "Backend 'x86_vnni' needs a processor with AVX512-VNNI, to measure on too, and this "
             "worker has none; use backend 'x86'."
         )
+
+
+def _check_device(spec: EngineSpec) -> None:
+    """Raise DeviceUnavailable where the job is for a GPU and there is none."""
+    if spec.backend == "cuda":
+        device_of(spec.backend)
+    elif isinstance(spec.config, TrainingConfig):
+        find_device(spec.device)
 
 
 def _kind(config: Config) -> Kind:

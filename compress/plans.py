@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.devices import device_of
 from compress.export import Plan
 from compress.intake import Intake
 from compress.lift import Lifted
@@ -39,6 +40,7 @@ def plan_of(
         islands=lifted.report.island_reasons,
         guards=lifted.report.guards,
         freeze=_is_static(spec.config),
+        device=device_of(spec.backend),
     )
 
 

@@ -129,7 +129,7 @@ def _confine(
             limits=order.limits,
             readable=tuple(folder / name for name in read),
             writable=(*(folder / name for name in write), *kept),
-            cuda=order.spec.device == "cuda",
+            cuda=order.spec.device == "cuda" and order.kind == "job",
             mode=order.sandbox,
         )
     )

@@ -67,6 +67,8 @@ def spec_from_request(request: Mapping[str, Any], threads: int) -> EngineSpec:
         name: request[name] for name in ("method", "config", "formats", "backend", "device", "seed")
         if request.get(name) is not None
     }  # fmt: skip
+    if request.get("backend") == "cuda":
+        fields["device"] = "cuda"
     if evaluation.get("metric") is not None:
         fields["metric"] = evaluation["metric"]
     if calibration.get("samples") is not None:

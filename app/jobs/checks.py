@@ -19,6 +19,7 @@ from app.system.repository import list_devices, list_live_workers
 from compress.spec import needs_calibration
 from compress.spec.arguments import ForwardArgument, bind_arrays, check_number, check_signature
 from compress.spec.declared import read_declared
+from compress.spec.gpu import find_contradiction, needs_gpu
 from compress.spec.names import Misfit, Place, read_name
 
 _MODEL = "/model_id"
@@ -159,12 +160,19 @@ def _check_labels(request: AnyJob, datasets: Mapping[str, Dataset]) -> None:
 
 
 def _check_device(session: Session, request: AnyJob) -> None:
-    if request.device != "cuda":
+    if not needs_gpu(request.device, request.backend):
         return
+    if request.backend == "cuda":
+        found = find_contradiction(request.method, request.formats, request.device)
+        if found is not None:
+            raise refuse("invalid_request", f"/{found[0]}", found[1])
     devices = list_devices(list_live_workers(session))
     if not any(device.startswith("cuda") for device in devices):
         raise refuse(
             "device_unavailable",
-            "/device",
-            "No worker with a CUDA device is running; use `auto` or `cpu`.",
+            "/device" if request.device == "cuda" else "/backend",
+            "No worker with a CUDA device is running; use `auto` or `cpu`."
+            if request.backend != "cuda"
+            else "No worker with a CUDA device is running, and files for backend `cuda` are made "
+            "and measured on one; use another backend.",
         )

@@ -17,6 +17,7 @@ from app.jobs.tables import FINISHED, Job
 from app.problems import GUARDED, INVALID, WAITING, document
 from app.responses import NOT_MODIFIED, json_answer
 from app.state import Services, services
+from compress.spec.gpu import needs_gpu
 
 router = APIRouter(prefix="/v1/preflight", tags=["jobs"])
 
@@ -68,5 +69,5 @@ def _answer(
 def _load(state: Services, project_id: str, preflight_id: str) -> tuple[Job, int]:
     with state.database.read() as session:
         job = repository.get_job(session, project_id, preflight_id, kind="preflight")
-        joins = "gpu" if job.spec["device"] == "cuda" else "cpu"
+        joins = "gpu" if needs_gpu(job.spec["device"], job.spec["backend"]) else "cpu"
         return job, repository.count_waiting(session, joins)

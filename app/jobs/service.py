@@ -28,6 +28,7 @@ from app.logs import request_id_var
 from app.queue import QueueName
 from app.settings import Settings
 from app.tracing import current_traceparent
+from compress.spec.gpu import needs_gpu
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def submit_job(
     settings: Settings,
 ) -> Job:
     """Check and insert a job; the wake-up message goes out after the commit."""
-    queue: QueueName = "gpu" if request.device == "cuda" else "cpu"
+    queue: QueueName = "gpu" if needs_gpu(request.device, request.backend) else "cpu"
     return _submit(database, project_id, request, settings, "job", queue)
 
 

@@ -61,6 +61,7 @@ def _torchscript(plan: Plan, target: Path) -> Written:
         plan.probes,
         dtype=plan.dtype,
         freeze=plan.freeze,
+        device=plan.device,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from compress.devices import CPU
 from compress.errors import ExportFailed
 from compress.export.dtypes import match_dtypes
 from compress.export.runners import first_line
@@ -53,6 +54,7 @@ class Plan:
         islands: Name to the reason why a module stays TorchScript.
         guards: Facts about the inputs that the graph takes for granted, as sentences.
         freeze: For TorchScript; see `export_torchscript`.
+        device: Where the model lies, and its files run.
     """
 
     graph_module: fx.GraphModule
@@ -64,6 +66,7 @@ class Plan:
     islands: Mapping[str, str] = field(default_factory=dict)
     guards: Sequence[str] = ()
     freeze: bool = False
+    device: torch.device = CPU
 
     @property
     def stores_half(self) -> bool:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compress.devices import CPU
 from compress.errors import ExportFailed
 from compress.export.signature import Signature
 from compress.measure.outputs import output_tensors
 from compress.spec import Format
 
 Runner = Callable[..., Any]
-"""Takes the arguments of forward, tensors on the CPU; returns what forward did."""
+"""Takes the arguments of forward, tensors on the file's device; returns what forward did."""
 
 SIGNATURE_KEY = "tersor.signature"
 """Under which an ONNX file keeps its signature."""
@@ -36,23 +37,26 @@ NO_OPENVINO = (
 )
 
 
-def open_artifact(path: Path, format: Format, threads: int) -> Runner:
+def open_artifact(path: Path, format: Format, threads: int, device: torch.device = CPU) -> Runner:
     """Load a file afresh.
 
     Args:
         path: A file that `compress.export` wrote, or the original as `torchscript`.
         format: What it is.
         threads: For one call. Torch's own formats run on the threads that torch is set to.
+        device: Where it is to run; TorchScript alone runs on others than the processor.
 
     Raises:
         ExportFailed: The runtime does not load it, or is not installed.
     """
+    if format == "torchscript":
+        return _open_torchscript(path, device)
     return _OPENERS[format](path, threads)
 
 
-def _open_torchscript(path: Path, threads: int) -> Runner:
+def _open_torchscript(path: Path, device: torch.device) -> Runner:
     try:
-        module: Any = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+        module: Any = torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise ExportFailed(f"The file does not load again: {first_line(error)}") from error
     return _without_gradients(module)
@@ -154,7 +158,6 @@ def _open_openvino(path: Path, threads: int) -> Runner:
 
 
 _OPENERS: dict[Format, Callable[[Path, int], Runner]] = {
-    "torchscript": _open_torchscript,
     "onnx": _open_onnx,
     "openvino": _open_openvino,
     "pt2": _open_pt2,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from compress.devices import CPU, bring
 from compress.errors import ExportFailed
 from compress.export.archive import extra_file_names, repack
 from compress.export.builtins import forget_builtins_
@@ -38,18 +39,19 @@ def export_torchscript(
     *,
     dtype: torch.dtype = torch.float32,
     freeze: bool,
+    device: torch.device = CPU,
 ) -> Written:
     """Write `graph_module` to `target`, load it afresh and compare before it counts.
 
     Args:
-        graph_module: The finished model, in float32 or int8; its placeholders bear the argument
-            names.
+        graph_module: The finished model, on the device; its placeholders bear the argument names.
         original: The original file, whose extra files are kept.
         target: Where the file goes.
-        probes: Inputs in float32 of at least two batch sizes.
+        probes: Inputs in float32 of at least two batch sizes, on the processor.
         dtype: Element type of the original's floating-point arguments and outputs.
         freeze: Turn weights into constants, unless there is state. Right for int8, which never
             moves or trains; a float file stays movable.
+        device: Where the file is run to compare it.
 
     Raises:
         ExportFailed: It cannot be written as TorchScript, or differs when loaded.
@@ -57,8 +59,9 @@ def export_torchscript(
     model = flatten(graph_module)
     model.eval()
     renew_islands(model, graph_module)  # none that is run here goes into the file
-    cast = [cast_floats(probe, dtype) for probe in probes]
-    match_dtypes(model, dtype, probes[0])
+    there = [bring(list(probe), device) for probe in probes]
+    cast = [cast_floats(probe, dtype) for probe in there]
+    match_dtypes(model, dtype, there[0])
     expected = []
     for probe in cast:
         renew_islands(model, graph_module)
@@ -71,7 +74,7 @@ def export_torchscript(
     try:
         torch.jit.save(scripted, str(whole), _extra_files=_extra_files(original))
         repack(whole, slim)
-        match_db = _verify(slim, cast, expected)
+        match_db = _verify(slim, cast, expected, device)
         slim.replace(target)
     finally:
         whole.unlink(missing_ok=True)
@@ -103,12 +106,14 @@ def _compile(model: fx.GraphModule, *, freeze: bool) -> torch.jit.ScriptModule:
         return torch.jit.freeze(scripted) if freeze else scripted
 
 
-def _verify(path: Path, probes: Sequence[Sequence[Any]], expected: Sequence[Any]) -> float:
+def _verify(
+    path: Path, probes: Sequence[Sequence[Any]], expected: Sequence[Any], device: torch.device
+) -> float:
     """Compare answers; each is of a model loaded afresh, since it may keep state."""
     worst_db = float("inf")
     for probe, reference in zip(probes, expected, strict=True):
         try:
-            loaded = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            loaded = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise ExportFailed(f"The file does not load again: {first_line(error)}") from error
         size = batch_length(probe)

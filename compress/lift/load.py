@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
+from compress.devices import CPU
 from compress.errors import BadSignature, InvalidModel
-from compress.lift.devices import use_processor_
+from compress.lift.devices import use_device_
 from compress.out_of_memory import lacks_memory
 from compress.spec.arguments import ForwardArgument
 
 
-def load_model(path: Path) -> torch.jit.ScriptModule:
-    """Loads a TorchScript file to the processor, in eval mode; one saved on a GPU too.
+def load_model(path: Path, device: torch.device = CPU) -> torch.jit.ScriptModule:
+    """Loads a TorchScript file to a device, in eval mode, wherever it was saved.
 
     Element types stay as they are in the file.
 
@@ -25,7 +26,7 @@ def load_model(path: Path) -> torch.jit.ScriptModule:
     """
     try:
         module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
-            str(path), map_location="cpu"
+            str(path), map_location=device
         )
     except Exception as error:  # torch lets through whatever its C++ throws, an IndexError too
         if lacks_memory(error):
@@ -36,7 +37,7 @@ def load_model(path: Path) -> torch.jit.ScriptModule:
         ) from error
     forward_arguments(module)
     module.eval()
-    use_processor_(module)
+    use_device_(module, device)
     return module
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from compress.devices import CPU
 from compress.result import Environment
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -26,15 +27,20 @@ _TOLD = {
 }
 
 
-def read_environment(threads: int) -> Environment:
-    """Return the processor's name and instruction sets, torch's version and the thread count."""
+def read_environment(threads: int, device: torch.device = CPU) -> Environment:
+    """Return the processor's name and instruction sets, torch's version and the thread count.
+
+    Args:
+        threads: Of computation on the processor.
+        device: Where files were run; of a GPU its name is told.
+    """
     name, flags = parse_cpu_info(_CPU_INFO.read_text() if _CPU_INFO.exists() else "")
     return Environment(
         cpu=name or platform.processor() or platform.machine(),
         isa=[told for flag, told in _TOLD.items() if flag in flags],
         threads=threads,
         torch=torch.__version__,
-        device="cpu",
+        device="cpu" if device.type == "cpu" else f"cuda: {torch.cuda.get_device_name(device)}",
     )
 
 

@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
+import torch
+
+from compress.devices import CPU
 from compress.measure.timing import Call, Runner, enter, time_calls
 from compress.result import Throughput
 
@@ -24,7 +27,11 @@ _MEMORY_SHARE = 0.25
 
 
 def affordable(
-    batch_size: int, sample_s: Mapping[str, float], sample_bytes: int, budget_s: float
+    batch_size: int,
+    sample_s: Mapping[str, float],
+    sample_bytes: int,
+    budget_s: float,
+    device: torch.device = CPU,
 ) -> bool:
     """Whether a batch size can be measured.
 
@@ -33,8 +40,10 @@ def affordable(
         sample_s: Name to seconds that a call of one sample takes.
         sample_bytes: What a sample takes while a model runs.
         budget_s: What may be spent on it.
+        device: Where models run.
     """
-    fits = batch_size * sample_bytes <= _MEMORY_SHARE * free_bytes()
+    free = free_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    fits = batch_size * sample_bytes <= _MEMORY_SHARE * free
     calls = _WARM_CALLS + _LEAST_ROUNDS
     return fits and batch_size * sum(sample_s.values()) * calls <= budget_s
 

@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 Format = Literal["torchscript", "onnx", "openvino", "pt2"]
-Backend = Literal["x86", "x86_vnni", "arm"]
+Backend = Literal["x86", "x86_vnni", "arm", "cuda"]
 Device = Literal["auto", "cpu", "cuda"]
 Metric = Literal["top1", "top5", "f1", "mse", "mae", "agreement"]
 Stage = Literal[
@@ -210,7 +210,8 @@ class EngineSpec:
         formats: File formats of the artifacts.
         backend: Kind of processor the artifact is for. `x86` is exact on all of them; `x86_vnni`
             uses the whole activation range, some 2 to 6 dB closer to float, but its sums overflow
-            on a processor without AVX512-VNNI. `arm` is for torch's qnnpack kernels.
+            on a processor without AVX512-VNNI. `arm` is for torch's qnnpack kernels. `cuda` is for
+            NVIDIA's GPUs: weights and activations in 16 bits, measured there.
         device: Where the engine computes.
         metric: Quality metric; None picks `top1` for class labels, `mse` for float targets and
             `agreement` without labels.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from compress.errors import DeviceUnavailable
+from compress.devices import CPU, find_device, move
 from compress.measure.environment import read_environment
 from compress.measure.outputs import primary_output
 from compress.original import REFUSALS
@@ -41,7 +41,7 @@ class Machine:
 
     def place(self, model: nn.Module) -> None:
         """Move a model there, in place."""
-        _move(model, self.device)
+        move(model, self.device)
         _lay_out(model, self.layout)
 
     @property
@@ -65,9 +65,9 @@ class Machine:
             yield
             return
         on_cpu = self.device.type == "cpu"
-        with torch.autocast(self.device.type, torch.bfloat16):
-            with _GroupsInFloat32() if on_cpu else nullcontext():
-                yield
+        groups = _GroupsInFloat32() if on_cpu else nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16), groups:
+            yield
 
 
 class _GroupsInFloat32(TorchFunctionMode):
@@ -90,27 +90,12 @@ _CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
 
 def _has_groups(input: Any, weight: Any, *others: Any, **named: Any) -> bool:
     """Whether arguments of a convolution ask for groups, which come seventh."""
-    return (others[4] if len(others) > 4 else named.get("groups", 1)) > 1
+    return bool((others[4] if len(others) > 4 else named.get("groups", 1)) > 1)
 
 
 def _in_float32(value: Any) -> Any:
     is_half = isinstance(value, Tensor) and value.is_floating_point()
     return value.float() if is_half else value
-
-
-def find_device(asked: Device) -> torch.device:
-    """Return the device to train on.
-
-    Raises:
-        DeviceUnavailable: `cuda` was asked for, and there is none.
-    """
-    if asked == "cpu" or not (asked == "cuda" or torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise DeviceUnavailable(
-            "No CUDA device is to be seen here; use device 'auto' or 'cpu', or a worker with a GPU."
-        )
-    return torch.device("cuda")
 
 
 def pick_device(
@@ -135,7 +120,7 @@ def pick_device(
     if all(_works(model, inputs, Machine(device)) for model in models):
         return device
     progress.warn("The model does not run on the GPU, so it is trained on the processor.")
-    return torch.device("cpu")
+    return CPU
 
 
 def choose_machine(
@@ -212,7 +197,7 @@ def steady(device: torch.device) -> Iterator[None]:
 
 def bring_home(model: nn.Module) -> None:
     """Move a model back to the processor, in place, with weights as they lie in files."""
-    Machine(torch.device("cpu")).place(model)
+    Machine(CPU).place(model)
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -226,24 +211,3 @@ def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.dim() == 4:
                 tensor.data = tensor.data.contiguous(memory_format=layout)
-
-
-def _move(model: nn.Module, device: torch.device) -> None:
-    """Move weights, and the devices that lifted code names where it makes tensors."""
-    model.to(device)
-
-    def there(value: Any) -> Any:
-        return device if isinstance(value, torch.device) else value
-
-    for part in model.modules():
-        if not isinstance(part, fx.GraphModule):
-            continue
-        named = [
-            node for node in part.graph.nodes
-            if any(isinstance(value, torch.device) for value in (*node.args, *node.kwargs.values()))
-        ]  # fmt: skip
-        for node in named:
-            node.args = tuple(map(there, node.args))
-            node.kwargs = {name: there(value) for name, value in node.kwargs.items()}
-        if named:
-            part.recompile()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from compress.devices import CPU
 from compress.measure.outputs import primary_output
 from compress.spec.training import TrainingConfig
 from compress.train.features import Taps
@@ -42,7 +43,7 @@ class Teacher:
         self._model = model.eval().requires_grad_(False)
         self._layers = list(dict.fromkeys(layers))
         self._taps = Taps(model, layers, "teacher")
-        self._machine = Machine(torch.device("cpu"))
+        self._machine = Machine(CPU)
         self._rows: RowReader | None = None
         self._places: np.ndarray | None = None
 

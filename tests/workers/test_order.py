@@ -36,6 +36,11 @@ def test_a_stored_request_becomes_the_engines_spec() -> None:
     )
 
 
+def test_files_for_a_gpu_are_made_on_one() -> None:
+    request = {"method": "convert", "config": {}, "backend": "cuda", "device": "auto"}
+    assert spec_from_request(request, threads=1).device == "cuda"
+
+
 def test_a_request_without_data_keeps_the_engines_defaults() -> None:
     request = {"method": "convert", "config": {"precision": "fp16"}, "calibration": None}
     spec = spec_from_request(request, threads=1)

@@ -158,11 +158,12 @@ def test_forward_must_take_what_arrays_can_be(client: TestClient, data: dict[str
     assert refused(client, **fields) == ("bad_signature", "/model_id")
 
 
+@pytest.mark.parametrize("field", ["device", "backend"])
 def test_cuda_needs_a_live_worker_that_has_it(
-    client: TestClient, body: dict[str, Any], services: Services, broker: Redis
+    client: TestClient, body: dict[str, Any], services: Services, broker: Redis, field: str
 ) -> None:
-    fields = {**body, "device": "cuda"}
-    assert refused(client, **fields) == ("device_unavailable", "/device")
+    fields = {**body, "method": "convert", "config": {"precision": "bf16"}, field: "cuda"}
+    assert refused(client, **fields) == ("device_unavailable", f"/{field}")
     with services.database.write() as session:
         session.add(
             WorkerSeen(
@@ -175,3 +176,13 @@ def test_cuda_needs_a_live_worker_that_has_it(
         stored = session.get(Job, job["id"])
         assert stored is not None
         assert stored.queue == "gpu"
+
+
+def test_a_job_for_a_gpu_that_contradicts_itself_is_refused(
+    client: TestClient, body: dict[str, Any]
+) -> None:
+    for_gpu = {**body, "backend": "cuda"}
+    converts = {**for_gpu, "method": "convert", "config": {}}
+    assert refused(client, **for_gpu) == ("invalid_request", "/method")
+    assert refused(client, **converts, formats=["onnx"]) == ("invalid_request", "/formats")
+    assert refused(client, **converts, device="cpu") == ("invalid_request", "/device")

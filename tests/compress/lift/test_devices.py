@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.lift import lift, load_model
+from compress.lift.devices import use_device_
 
 GIVEN = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
 
@@ -36,3 +37,16 @@ def test_devices_that_code_names_become_the_processor(tmp_path: Path) -> None:
     lifted = lift(loaded, [GIVEN])
     assert lifted.report.islands == []
     torch.testing.assert_close(lifted.graph_module(GIVEN), expected)
+
+
+def test_for_a_gpu_the_processor_is_named_no_more() -> None:
+    class OnProcessor(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            shift = torch.ones([x.size(0), 4], device=torch.device("cpu"))
+            return x.cpu() + shift.to("cpu")
+
+    scripted = torch.jit.script(OnProcessor())
+    use_device_(scripted, torch.device("cuda"))
+    code = str(scripted.graph)
+    assert "cuda" in code
+    assert "cpu" not in code

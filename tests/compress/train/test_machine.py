@@ -6,12 +6,11 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from compress.errors import DeviceUnavailable
 from compress.spec.training import TrainingConfig
 from compress.train import machine
-from compress.train.machine import bring_home, choose_machine, find_device, pick_device, steady
+from compress.train.machine import bring_home, choose_machine, pick_device, steady
 from tests.compress.sinks import Recorder
 from tests.compress.train import runs
 
@@ -119,31 +118,11 @@ def test_a_model_comes_home_as_files_have_it() -> None:
     assert all(parameter.is_contiguous() for parameter in model.parameters())
 
 
-def test_devices_that_lifted_code_names_move_with_the_model() -> None:
-    graph = fx.Graph()
-    x = graph.placeholder("x")
-    made = graph.call_function(torch.zeros, (3,), {"device": torch.device("meta")})
-    graph.output(graph.call_function(torch.add, (x, made)))
-    model = fx.GraphModule(nn.Module(), graph)
-    bring_home(model)
-    assert model(torch.ones(3)).tolist() == [1, 1, 1]
-
-
 def test_settings_of_torch_are_as_before_when_training_ends() -> None:
     before = torch.are_deterministic_algorithms_enabled()
     with steady(runs.CPU):
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.are_deterministic_algorithms_enabled() is before
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert find_device("auto").type == "cpu"
-    with pytest.raises(DeviceUnavailable, match="No CUDA device"):
-        find_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert find_device("auto").type == "cuda"
-    assert find_device("cpu").type == "cpu"
 
 
 def test_what_does_not_run_on_the_gpu_is_trained_on_the_processor_and_told(

@@ -1,0 +1,118 @@
+"""Weights and activations in 16 bits: for GPUs, whose units for them are several times as fast.
+
+Arguments and outputs keep their element types, so the file drops in where the old one was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from compress.devices import CPU, bring, move
+from compress.errors import NothingToCompress
+from compress.quantize.drafting import Quantized
+from compress.quantize.half import to_float32
+from compress.quantize.narrowing import TYPES, HalfPrecision
+
+
+def to_half_computing(
+    graph_module: fx.GraphModule,
+    probe: Sequence[Any],
+    islands: Mapping[str, str] | None = None,
+    precision: HalfPrecision = "fp16",
+    device: torch.device = CPU,
+) -> Quantized:
+    """Return a copy on the device that holds its weights and computes in 16 bits.
+
+    The graph is run once, and wherever a wider number comes up - an argument, a constant, a sum
+    that the code wants in float32 - it is narrowed from there on.
+
+    Args:
+        graph_module: Left as it is.
+        probe: One batch of inputs in float32, on the processor.
+        islands: Name to the reason why a module stays TorchScript.
+        precision: `fp16` or `bf16`.
+        device: Where the copy is to compute.
+
+    Raises:
+        NothingToCompress: A weight is beyond the range of float16, or the model does not compute in
+            16 bits there; says why.
+    """
+    folded = to_float32(graph_module, islands)
+    model = folded.graph_module
+    name, dtype = TYPES[precision]
+    _check_range(model, name, dtype)
+    move(model, device)
+    model.to(dtype)
+    narrowing = _Narrowing(model, dtype)
+    try:
+        with torch.no_grad():
+            narrowing.run(*bring(list(probe), device))
+    except (RuntimeError, NotImplementedError) as error:
+        raise NothingToCompress(
+            f"The model does not compute in {name} on '{device.type}': "
+            f"{str(error).splitlines()[0][:200]} Use precision 'fp32'"
+            f"{' or bf16' if precision == 'fp16' else ''}."
+        ) from error
+    narrowing.write()
+    table = [
+        replace(layer, precision=precision, size_bytes=(before, before // 2))
+        for layer in folded.layers for before in layer.size_bytes[:1]
+    ]  # fmt: skip
+    return Quantized(model, table)
+
+
+class _Narrowing(fx.Interpreter):
+    """Runs a graph in 16 bits, and notes which of its values come in more."""
+
+    def __init__(self, model: fx.GraphModule, dtype: torch.dtype) -> None:
+        super().__init__(model)
+        self._model, self._dtype = model, dtype
+        self._wide: list[fx.Node] = []
+        self._outputs: dict[fx.Node, torch.dtype] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node; what it gives is narrowed if it is a wider float."""
+        value = super().run_node(n)
+        if not isinstance(value, Tensor) or not value.is_floating_point() or n.op == "output":
+            return value
+        self._outputs[n] = torch.float32
+        if value.dtype == self._dtype:
+            return value
+        self._wide.append(n)
+        return value.to(self._dtype)
+
+    def write(self) -> None:
+        """Write the casts into the graph; what it returns is float32, as before."""
+        graph = self._model.graph
+        for node in self._wide:
+            users = list(node.users)
+            with graph.inserting_after(node):
+                narrow = graph.call_method("to", (node, self._dtype))
+            for user in users:
+                user.replace_input_with(node, narrow)
+            self._outputs[narrow] = torch.float32
+        output = graph.output_node()
+
+        def widen(node: fx.Node) -> fx.Node:
+            return graph.call_method("float", (node,)) if node in self._outputs else node
+
+        with graph.inserting_before(output):
+            output.args = fx.map_arg(output.args, widen)
+        self._model.recompile()
+
+
+def _check_range(model: fx.GraphModule, name: str, dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max
+    for path, value in model.state_dict().items():
+        if not value.is_floating_point() or not value.numel():
+            continue
+        if float(value.detach().abs().max()) > largest:
+            raise NothingToCompress(
+                f"The weight '{path}' is beyond the range of {name}. Use precision 'bf16' or "
+                "'fp32'."
+            )

@@ -1,0 +1,121 @@
+"""Jobs for backend `cuda`: their way with the processor in the GPU's place, and on a real one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compress import devices
+from compress.devices import CPU
+from compress.errors import DeviceUnavailable, InvalidSpec
+from compress.pipeline import preflight, run
+from compress.result import Inputs
+from compress.spec import ConvertConfig, DistillConfig, EngineSpec, PtqConfig
+from tests.compress import digits
+from tests.compress.sinks import Recorder
+from tests.compress.train import runs
+
+HALF = EngineSpec(method="convert", config=ConvertConfig(precision="fp16"), backend="cuda")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+@pytest.fixture
+def training_files(digits_files: Inputs, tmp_path: Path) -> Inputs:
+    pixels, labels, _, _ = digits.images()
+    np.savez(tmp_path / "t.npz", input=pixels.numpy(), label=labels.numpy())
+    torch.jit.trace(runs.net().eval(), pixels[:2]).save(str(tmp_path / "s.pt"))
+    return replace(
+        digits_files, calibration=None, training=tmp_path / "t.npz", student=tmp_path / "s.pt"
+    )
+
+
+@pytest.fixture
+def processor_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "find_device", lambda asked: CPU)
+
+
+def check_files(spec: EngineSpec, inputs: Inputs, out: Path) -> None:
+    """Run a job, and hold its figures to what a user finds who loads the file."""
+    result = run(spec, inputs, Recorder(), out)
+    (artifact,) = result.artifacts
+    assert artifact.precision in ("fp16", "bf16")
+    loaded = torch.jit.load(str(out / artifact.name), map_location=devices.device_of("cuda"))
+    assert {each.dtype.itemsize for each in loaded.parameters()} == {2}
+    _, _, held, labels = digits.images()
+    with torch.no_grad():
+        answers = loaded(held.to(devices.device_of("cuda")))
+    assert answers.dtype == torch.float32
+    top1 = float((answers.cpu().argmax(1) == labels).float().mean())
+    assert artifact.quality is not None
+    assert artifact.quality.value == pytest.approx(top1, abs=0.004)
+    assert artifact.compression_ratio > 1.3
+    assert artifact.speedup is not None
+    assert artifact.latency_ms.p50 > 0
+
+
+@pytest.mark.usefixtures("processor_stands_in")
+def test_a_converted_file_holds_and_computes_16_bits(digits_files: Inputs, tmp_path: Path) -> None:
+    check_files(HALF, digits_files, tmp_path)
+
+
+@pytest.mark.usefixtures("processor_stands_in")
+def test_a_distilled_file_holds_and_computes_16_bits(
+    training_files: Inputs, tmp_path: Path
+) -> None:
+    config = DistillConfig(student_model_id="s", epochs=2, amp="off")
+    check_files(
+        EngineSpec(method="distill", config=config, backend="cuda"), training_files, tmp_path
+    )
+
+
+def test_jobs_that_contradict_themselves_are_refused(digits_files: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpec, match="processors alone"):
+        run(EngineSpec(config=PtqConfig(), backend="cuda"), digits_files, Recorder(), tmp_path)
+    with pytest.raises(InvalidSpec, match="there is format 'torchscript'"):
+        run(replace(HALF, formats=("onnx",)), digits_files, Recorder(), tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_job_is_refused_and_its_preflight_answers(
+    digits_files: Inputs, tmp_path: Path
+) -> None:
+    with pytest.raises(DeviceUnavailable, match="No CUDA device"):
+        run(HALF, digits_files, Recorder(), tmp_path)
+    told = preflight(HALF, digits_files, Recorder())
+    assert told["counts"] == {"fp16": len(told["layers"])}
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_files_are_made_and_measured_on_a_gpu(digits_files: Inputs, tmp_path: Path) -> None:
+    check_files(HALF, digits_files, tmp_path)
+    result = run(HALF, digits_files, Recorder(), tmp_path)
+    assert result.environment.device.startswith("cuda: ")
+    assert result.artifacts[0].peak_memory_bytes
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_student_is_trained_and_delivered_on_a_gpu(
+    training_files: Inputs, tmp_path: Path
+) -> None:
+    config = DistillConfig(student_model_id="s", epochs=3)
+    spec = EngineSpec(method="distill", config=config, backend="cuda", device="cuda")
+    check_files(spec, training_files, tmp_path)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_student_for_processors_is_trained_on_a_gpu(
+    training_files: Inputs, tmp_path: Path
+) -> None:
+    config = DistillConfig(student_model_id="s", epochs=3)
+    spec = EngineSpec(method="distill", config=config, device="cuda")
+    result = run(spec, training_files, Recorder(), tmp_path)
+    assert result.training is not None
+    assert result.environment.device == "cpu"
+    assert torch.jit.load(str(tmp_path / result.artifacts[0].name))(torch.zeros(1, 1, 8, 8)).numel()
