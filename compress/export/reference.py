@@ -18,6 +18,12 @@ from compress.export.flatten import place
 from compress.export.packed import Unpacked, unpack
 from compress.export.qdq import RANGES, Dialect, clamped_sixth, made, pool
 from compress.export.recurrent import is_plain, run_layers, weights_of_layers
+from compress.export.rounded import (
+    computes_in_float,
+    is_read_as_float,
+    keeps_scale,
+    quantized_name,
+)
 from compress.export.scales import Recorder, Scale
 from compress.export.stored import is_stored, portable
 from compress.lift.guards import expect_tensor, is_check
@@ -38,27 +44,6 @@ _FLOAT: dict[str, tuple[Callable[..., Any], int]] = {
     "celu": (F.celu, 1),
     "sigmoid": (torch.sigmoid, 1),
 }
-
-# what moves values without changing any; their scale is that of their input
-_MOVING: frozenset[Any] = frozenset(
-    {
-        "reshape", "view", "transpose", "permute", "contiguous", "flatten", "squeeze", "unsqueeze",
-        "expand", "t", "detach", "clone", "repeat",
-        torch.reshape, torch.transpose, torch.permute, torch.flatten, torch.squeeze,
-        torch.unsqueeze, torch.chunk, torch.split, torch.unbind, torch.select,
-    }
-)  # fmt: skip
-
-
-# what reads int8 in the int8 graph, and computes in float where a dialect lets it
-_FLOAT_READERS: frozenset[Any] = frozenset(
-    {
-        "dequantize", "size", "dim", torch.mean, "mean", torch.sigmoid, F.hardsigmoid,
-        F.adaptive_avg_pool2d,
-    }
-)  # fmt: skip
-_ACTIVATIONS = {"hardswish", "sigmoid"}
-_FLOAT_OPERATORS = {"mul", *_ACTIVATIONS}
 
 _ADAPTIVE = (
     F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, torch.adaptive_avg_pool1d,
@@ -132,7 +117,7 @@ class _Writer:
             return
         result = self._compute(node, args, kwargs)
         scale = self._scales.get(node)
-        if scale is not None and not self._is_rounded(node, scale):
+        if scale is not None and not keeps_scale(node, self._scales, self._dialect):
             result = self._rounded(result, scale, node)
         self._written[node] = result
 
@@ -146,7 +131,7 @@ class _Writer:
                 "The model packs sequences by their lengths, which only TorchScript files hold. "
                 "Ask for format 'torchscript'."
             )
-        name = _quantized_name(node.target)
+        name = quantized_name(node.target)
         if self._dialect.is_fused and self._pools_all(node):
             return self._pooled(node, args[0])
         if self._dialect.spells_activations and (name or node.target) in _SPELT:
@@ -211,7 +196,7 @@ class _Writer:
         module: Any = self._source.get_submodule(name)
         call = packed_call(module)
         if call is not None:
-            return self._product(node, _quantized_name(call.operator) or "", args[0], call.packed)
+            return self._product(node, quantized_name(call.operator) or "", args[0], call.packed)
         if node in self._scales and hasattr(module, "running_mean"):
             return self._batch_norm(node, module, args[0])
         if is_stored(module):
@@ -301,33 +286,11 @@ class _Writer:
             return result
         return self._call(torch.relu, result)
 
-    def _is_rounded(self, node: fx.Node, scale: Scale) -> bool:
-        """Whether all values are of this scale already, since they only moved."""
-        if node.target not in _MOVING:
-            return False
-        if self._is_read_as_float(node):
-            return True
-        if self._dialect.is_fused:
-            return False
-        sources = [self._scales.get(source) for source in node.all_input_nodes]
-        return scale in sources
-
-    def _is_read_as_float(self, node: fx.Node) -> bool:
-        """Whether only float operators read a value, and the dialect does not round for those."""
-        if self._dialect.rounds_for_floats or not node.users:
-            return False
-        return all(
-            user.target in _FLOAT_READERS
-            or _quantized_name(user.target) in _FLOAT_OPERATORS
-            or (user.target in _MOVING and self._is_read_as_float(user))
-            for user in node.users
-        )
-
     def _rounded(self, x: Any, scale: Scale, node: fx.Node) -> Any:
         """Round what a node gives; where that is idle, hold it to the range: that may be a relu."""
-        if not self._is_read_as_float(node):
+        if not is_read_as_float(node, self._dialect):
             return self._call(self._dialect.round_to, x, scale.scale, scale.zero_point, scale.dtype)
-        if node.target in _FLOAT_READERS or _quantized_name(node.target) in _ACTIVATIONS:
+        if computes_in_float(node):
             return x  # no relu is left to the range behind these
         low, high = ((end - scale.zero_point) * scale.scale for end in RANGES[scale.dtype])
         return self._call(torch.clamp, x, low, high)
@@ -348,11 +311,3 @@ class _Writer:
             return value  # packed weights
         place(self._root, path, value)
         return self._graph.get_attr(path)
-
-
-def _quantized_name(target: Any) -> str | None:
-    """Name of an operator of `torch.ops.quantized`: `conv2d_relu`."""
-    if not isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-        return None
-    space, _, name = str(target).partition(".")
-    return name.partition(".")[0] if space == "quantized" else None

@@ -12,15 +12,19 @@ import pytest
 import torch
 
 from compress.errors import ExportFailed
-from compress.quantize import to_float32
+from compress.quantize import to_float32, to_half_computing
+from tests.compress.zoo.entry import load
 from tests.compress.zoo.formats import (
     NOT_IN_ONNX,
     Case,
     Kind,
     Outcome,
     breach,
+    call,
     case_of,
+    copied,
     kinds_of,
+    lowest_sqnr_db,
     write,
 )
 
@@ -59,6 +63,17 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_files_keep_what_is_promised(case: Case, place: int, tmp_path: Path) -> None:
     kind = kinds_of(case.entry.name)[place]
     assert breach(case.entry.name, kind, write(case, kind, tmp_path)) is None
+
+
+def test_computing_in_16_bits_stays_close_at_every_size(case: Case) -> None:
+    islands = case.lifted.report.island_reasons
+    half = to_half_computing(case.lifted.graph_module, copied(case.entry.example()), islands)
+    for inputs in case.inputs():
+        model = copy.deepcopy(half.graph_module)  # some remember what they were asked
+        wanted = call(load(case.file), inputs)
+        with torch.no_grad():
+            answer = model(*copied(inputs))
+        assert lowest_sqnr_db([(wanted, answer)]) > 45
 
 
 def test_writing_leaves_the_lifted_graph_as_it_is(case: Case) -> None:

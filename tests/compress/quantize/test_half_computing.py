@@ -86,10 +86,37 @@ def test_what_16_bits_cannot_hold_is_told() -> None:
     to_half_computing(fx.symbolic_trace(net), [X], precision="bf16")
 
 
-def test_an_operator_without_16_bits_is_told() -> None:
+def test_an_operator_without_16_bits_computes_in_32() -> None:
     class Inverts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(4, 4)
+
         def forward(self, x: Tensor) -> Tensor:
-            return torch.linalg.inv(x @ x.t() + torch.eye(4))
+            square = self.mix(x @ x.t()) + 9 * torch.eye(4)
+            return self.mix(torch.linalg.inv(square))
+
+    net = Inverts().eval()
+    model = to_half_computing(fx.symbolic_trace(net), [X]).graph_module
+    with torch.no_grad():
+        answer = model(X)
+        torch.testing.assert_close(answer, net(X), rtol=5e-3, atol=5e-3)
+    assert answer.dtype == torch.float32
+    assert dtypes_inside(model, X) == {torch.half}
+
+
+def test_a_layer_without_16_bits_computes_in_32() -> None:
+    video = torch.rand(1, 2, 4, 4, 4)
+    pool = nn.Sequential(nn.Conv3d(2, 2, 1), nn.AvgPool3d(2))  # none on a processor, of torch 2.13
+    model = to_half_computing(fx.symbolic_trace(pool), [video]).graph_module
+    with torch.no_grad():
+        torch.testing.assert_close(model(video), pool(video), rtol=5e-3, atol=5e-3)
+
+
+def test_what_does_not_run_at_all_is_told() -> None:
+    class Refuses(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(3, 3)
 
     with pytest.raises(NothingToCompress, match=r"does not compute in float16 on 'cpu'.*'fp32'"):
-        to_half_computing(fx.symbolic_trace(Inverts()), [X])
+        to_half_computing(fx.symbolic_trace(Refuses()), [X])
