@@ -44,10 +44,10 @@ from app.version import VERSION
 from app.webhooks.routes import router as webhooks_router
 
 _ROUTERS: tuple[APIRouter, ...] = (
+    jobs_router,  # first, since routes are tried in this order, and clients poll
     uploads_router,
     models_router,
     datasets_router,
-    jobs_router,
     preflight_router,
     artifacts_router,
     methods_router,

@@ -72,7 +72,17 @@ def json_answer(
     """Return the view as JSON with its ETag, or 304 if the client has it already."""
     body = view.model_dump_json().encode()
     etag = etag or f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache", **(headers or {})}
+    headers = headers or {}
     if request.method == "GET" and matches(request, etag):
-        return Response(status_code=304, headers=headers)
+        return not_modified(etag, headers)
+    headers = _cached(etag) | headers
     return Response(body, status, headers=headers, media_type="application/json")
+
+
+def not_modified(etag: str, headers: dict[str, str]) -> Response:
+    """Return 304: the client has it already."""
+    return Response(status_code=304, headers=_cached(etag) | headers)
+
+
+def _cached(etag: str) -> dict[str, str]:
+    return {"ETag": etag, "Cache-Control": "private, no-cache"}

@@ -50,15 +50,14 @@ def require(scope: str) -> Callable[..., Principal]:
             raise Unauthorized(
                 "This key is not known, was revoked or has expired. Make one: tersor keys create"
             )
-        key, project = found
         actor = actor_var.get()
         if actor is not None:
-            actor.key_id, actor.project_id = key.id, key.project_id
-        if project.requests_per_s_max is not None:
-            state.rate_limiter.check(project.id, project.requests_per_s_max)
-        if scope not in key.scopes:
+            actor.key_id, actor.project_id = found.key_id, found.project_id
+        if found.requests_per_s_max is not None:
+            state.rate_limiter.check(found.project_id, found.requests_per_s_max)
+        if scope not in found.scopes:
             raise Forbidden(f"This key lacks the scope {scope!r}; use one that has it.")
-        return Principal(key.id, key.project_id, frozenset(key.scopes), key.expires_at)
+        return Principal(found.key_id, found.project_id, found.scopes, found.expires_at)
 
     return authenticate
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -75,11 +76,25 @@ def list_keys(
     return list(session.scalars(query))
 
 
-def find_key(session: Session, token: str) -> tuple[ApiKey, Project] | None:
-    """Return the key of a token and its project, unless it was revoked or has expired."""
+@dataclass(frozen=True)
+class Opened:
+    """A key that opens the door, and what its project may."""
+
+    key_id: str
+    project_id: str
+    scopes: frozenset[str]
+    expires_at: datetime | None
+    requests_per_s_max: int | None
+
+
+def find_key(session: Session, token: str) -> Opened | None:
+    """Return the key of a token, unless it was revoked or has expired."""
     asked = {"digest": digest(token), "now": utc_now()}
     found = session.execute(_BY_TOKEN, asked).one_or_none()
-    return None if found is None else (found[0], found[1])
+    if found is None:
+        return None
+    key_id, project_id, scopes, expires_at, requests_per_s_max = found
+    return Opened(key_id, project_id, frozenset(scopes), expires_at, requests_per_s_max)
 
 
 def is_live(session: Session, key_id: str) -> bool:
@@ -99,9 +114,12 @@ def _lives(now: Any = None) -> ColumnElement[bool]:
     )
 
 
-# made once, since each request asks it: making it takes longer than asking it
+# made once, since each request asks it: making it takes longer than asking it; and columns instead
+# of objects, which take twice as long
 _BY_TOKEN = (
-    select(ApiKey, Project)
+    select(
+        ApiKey.id, ApiKey.project_id, ApiKey.scopes, ApiKey.expires_at, Project.requests_per_s_max
+    )
     .join(Project, Project.id == ApiKey.project_id)
     .where(ApiKey.token_sha256 == bindparam("digest"), _lives(bindparam("now", type_=UtcDateTime)))
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import CursorResult, Integer, Select, bindparam, delete, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -42,7 +42,11 @@ def _count_ahead() -> Select[int]:
     return select(func.count()).select_from(head).where(is_ahead)
 
 
-_AHEAD = _count_ahead()  # made once: making it takes longer than asking it
+# made once: making them takes longer than asking them
+_AHEAD = _count_ahead()
+_GLANCE = select(Job.id, Job.version, Job.status, Job.queue, Job.priority).where(
+    Job.id == bindparam("id"), Job.project_id == bindparam("project_id"), Job.kind == "job"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +98,29 @@ def get_job(session: Session, project_id: str, job_id: str, kind: str = "job") -
     return job
 
 
+class Glance(NamedTuple):
+    """What tells whether a job has changed, and whether it will."""
+
+    id: str
+    version: int
+    status: str
+    queue: str
+    priority: int
+
+
+def glance_at_job(session: Session, project_id: str, job_id: str) -> Glance:
+    """Return the little of a job that most who ask for it again need.
+
+    Raises:
+        NotFound: also for another project's.
+    """
+    asked = {"id": job_id, "project_id": project_id}
+    found = session.execute(_GLANCE, asked).one_or_none() if is_id(job_id, "job") else None
+    if found is None:
+        raise NotFound("There is no such job.")
+    return Glance(*found)
+
+
 def list_jobs(
     session: Session, project_id: str, wanted: JobFilter, limit: int, after: str | None
 ) -> list[Job]:
@@ -123,7 +150,7 @@ def list_jobs(
     return list(session.scalars(select(Job).where(Job.id.in_(ids)).order_by(Job.id.desc())))
 
 
-def find_queue_position(session: Session, job: Job) -> int | None:
+def find_queue_position(session: Session, job: Job | Glance) -> int | None:
     """Return 1 for the job that is next in its queue; None once it has left the queue.
 
     `COUNTED_MAX` stands for itself and all that is more.

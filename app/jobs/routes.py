@@ -30,6 +30,8 @@ from app.responses import (
     PageQuery,
     given_tags,
     json_answer,
+    matches,
+    not_modified,
     take_page,
 )
 from app.state import Services, services
@@ -112,22 +114,23 @@ async def get_job(
 ) -> Response:
     """Look at one job, or wait for it to change."""
     state = services(request)
-    job, position = await run_in_threadpool(_load, state, principal.project_id, job_id)
     headers = {}
     wait_s = wait_preference(request, state.settings.limits.wait_s_max)
     if wait_s is not None:
         headers["Preference-Applied"] = f"wait={wait_s}"
-        known = {service.etag_version(tag) for tag in given_tags(request)} or {job.version}
-        if job.status not in FINISHED and job.version in known:
-            with state.waits.hold(principal.project_id):
-                await state.waiter.wait(job_id, job.version, wait_s)
-            job, position = await run_in_threadpool(_load, state, principal.project_id, job_id)
-    return json_answer(
-        request,
-        show_job(job, position),
-        etag=service.job_etag(job, position),
-        headers=headers,
-    )
+        await _wait(request, state, principal.project_id, job_id, wait_s)
+    return await run_in_threadpool(_answer, request, state, principal.project_id, job_id, headers)
+
+
+async def _wait(
+    request: Request, state: Services, project_id: str, job_id: str, wait_s: int
+) -> None:
+    """Return when the job is another than the client knows, is finished, or time is up."""
+    now, _ = await run_in_threadpool(_glance, state, project_id, job_id)
+    known = {service.etag_version(tag) for tag in given_tags(request)} or {now.version}
+    if now.status not in FINISHED and now.version in known:
+        with state.waits.hold(project_id):
+            await state.waiter.wait(job_id, now.version, wait_s)
 
 
 @router.post(
@@ -230,7 +233,23 @@ def _list_events(request: Request, project_id: str, job_id: str, query: EventQue
     return json_answer(request, take_page(views, query.limit))
 
 
-def _load(state: Services, project_id: str, job_id: str) -> tuple[Job, int | None]:
+def _answer(
+    request: Request, state: Services, project_id: str, job_id: str, headers: dict[str, str]
+) -> Response:
+    """Answer with the job, or, without reading all of it, that the client has it already."""
+    if given_tags(request) and request.method == "GET":
+        now, position = _glance(state, project_id, job_id)
+        etag = service.job_etag(now, position)
+        if matches(request, etag):
+            return not_modified(etag, headers)
     with state.database.read() as session:
         job = repository.get_job(session, project_id, job_id)
-        return job, repository.find_queue_position(session, job)
+        position = repository.find_queue_position(session, job)
+    etag = service.job_etag(job, position)
+    return json_answer(request, show_job(job, position), etag=etag, headers=headers)
+
+
+def _glance(state: Services, project_id: str, job_id: str) -> tuple[repository.Glance, int | None]:
+    with state.database.read() as session:
+        found = repository.glance_at_job(session, project_id, job_id)
+        return found, repository.find_queue_position(session, found)

@@ -85,7 +85,7 @@ def submit_preflight(
     return _submit(database, project_id, request, settings, "preflight", "inspect")
 
 
-def job_etag(job: Job, queue_position: int | None) -> str:
+def job_etag(job: Job | repository.Glance, queue_position: int | None) -> str:
     """Return the tag: the row's version, and the place in the queue, which others move."""
     return f'"{job.version}-{queue_position or 0}"'
 

@@ -196,8 +196,7 @@ def test_keys_and_projects_from_before_there_were_limits_are_kept(settings: Sett
     with closing(Database(settings)) as database, database.read() as session:
         found = find_key(session, "tsr_secret")
         assert found is not None
-        key = found[0]
-        assert (key.id, key.scopes, key.expires_at) == ("key_old", ["read"], None)
+        assert (found.key_id, found.scopes, found.expires_at) == ("key_old", {"read"}, None)
         project = session.get_one(Project, "prj_test")
         assert (project.stored_bytes_max, project.requests_per_s_max) == (None, None)
     command.downgrade(config, "0003")
