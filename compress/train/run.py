@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from compress.errors import InvalidSpec, OutOfMemory, TrainingDiverged
+from compress.errors import TrainingDiverged
 from compress.progress import Progress
-from compress.quantize.islands import keeps_state, renew_islands
 from compress.spec.training import TrainingConfig
 from compress.train.checkpoint import CheckpointFile, fingerprint
 from compress.train.data import TrainingData
-from compress.train.figures import TOTAL, Figures
+from compress.train.figures import Figures
 from compress.train.loading import Loader
 from compress.train.machine import Machine
-from compress.train.objective import Batch, Loss, Objective
-from compress.train.optimizing import make_optimizer, rate_at, set_rate
-from compress.train.refusing import tell_refusals
+from compress.train.objective import Objective
+from compress.train.optimizing import rate_at
+from compress.train.stepper import Stepper
 from compress.train.telling import Teller
 from compress.train.validation import Ranking, validate
 
@@ -62,9 +60,7 @@ class Run:
         self._initial = _digest(trainee)
         machine.place(trainee)
         machine.place(objective)
-        self._pristine = _with_state(trainee)
-        self._optimizer = make_optimizer([trainee, objective], config)
-        self._parts = config.gradient_accumulation
+        self._stepper = Stepper(trainee, objective, data, config, machine, progress.warn)
         self._ranking = Ranking(config)
         self.step = 0
         self.curve: list[dict[str, Any]] = []
@@ -90,10 +86,10 @@ class Run:
             return None
         self._trainee.load_state_dict(state["model"])
         self._objective.load_state_dict(state["objective"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._stepper.load(state["stepper"])
         self._ranking.load(state["ranking"])
         self.figures.load(state["figures"])
-        self.step, self._parts, self.curve = state["step"], state["parts"], state["curve"]
+        self.step, self.curve = state["step"], state["curve"]
         self._start = state["start"]
         torch.set_rng_state(state["rng"])
         if self._machine.device.type == "cuda":
@@ -112,7 +108,11 @@ class Run:
         self._to_train_mode()
         with closing(loader.steps(self.step, self._steps)) as batches:
             for batch in batches:
-                self._learn(batch)
+                self._on_step(self.step, self.step / self._per_epoch)
+                losses = self._stepper.learn(batch, self.step, self._steps)
+                self.figures.add(self.step, losses, len(batch))
+                if self._machine.device.type != "cuda":  # there, asking would make each step wait
+                    self._check_numbers()
                 self.step += 1
                 teller.step(self.step, self.figures.clock_s())
                 if self.step % self._per_epoch == 0 or self.step == self._steps:
@@ -147,9 +147,7 @@ class Run:
                     "began with, so those are kept. A lower learning_rate, or more epochs, may win."
                 )
         self._check_kept()
-        if self._pristine is not None:
-            assert isinstance(self._trainee, fx.GraphModule)
-            renew_islands(self._trainee, self._pristine)
+        self._stepper.renew()
         self._trainee.eval()
 
     def _check_kept(self) -> None:
@@ -173,76 +171,6 @@ class Run:
             return self._start
         return self.curve[self._ranking.row]
 
-    def _learn(self, batch: Batch) -> None:
-        """Do one step."""
-        set_rate(self._optimizer, rate_at(self.step, self._steps, self._config))
-        self._on_step(self.step, self.step / self._per_epoch)
-        while True:
-            self._optimizer.zero_grad()
-            try:
-                losses = [self._backward(part) for part in batch.parts(self._parts)]
-                break
-            except torch.OutOfMemoryError:
-                pass  # what the error holds on to must go first
-            self._halve(len(batch))
-        if self._config.gradient_clip is not None:
-            learning = [p for group in self._optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(learning, self._config.gradient_clip)
-        self._optimizer.step()
-        parts = {
-            name: torch.stack([loss.parts[name] for loss in losses]).sum()
-            for name in losses[0].parts
-        }
-        total = torch.stack([loss.total.detach() for loss in losses]).sum()
-        self.figures.add(self.step, {TOTAL: total, **parts}, len(batch))
-        if self._machine.device.type != "cuda":  # there, asking would make each step wait
-            self._check_numbers()
-
-    def _backward(self, part: Batch) -> Loss:
-        if self._pristine is not None:  # a step knows nothing of the one before
-            assert isinstance(self._trainee, fx.GraphModule)
-            renew_islands(self._trainee, self._pristine)
-        part = self._complete(part)
-        with tell_refusals("The model does not run in training"):
-            try:
-                with self._machine.autocast():
-                    output = self._trainee(*part.inputs)
-                loss: Loss = self._objective(output, part)
-                loss.total.backward()  # type: ignore[no-untyped-call]
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise InvalidSpec(
-                    f"The model's BatchNorm cannot learn from batches of {len(part)} sample: use a "
-                    "larger batch_size, or less gradient_accumulation."
-                ) from error
-        return loss
-
-    def _complete(self, batch: Batch) -> Batch:
-        """Add the teacher's answers, where they are needed and not remembered."""
-        if batch.answers is not None or not self._objective.needs_teacher:
-            return batch
-        assert self._data.teacher is not None
-        return replace(batch, answers=self._data.teacher.answer(batch.inputs))
-
-    def _halve(self, samples: int) -> None:
-        """Run steps in twice as many parts from now on.
-
-        Raises:
-            OutOfMemory: They have two samples already.
-        """
-        torch.cuda.empty_cache()
-        if self._parts >= samples // 2:
-            raise OutOfMemory(
-                "The GPU has not enough memory to train on two samples at a time; use device "
-                "'cpu', a smaller model, or a GPU with more memory."
-            )
-        self._parts = min(2 * self._parts, samples // 2)
-        self._progress.warn(
-            f"The GPU's memory is too small for step {self.step}: from here on, the samples of a "
-            f"step are run in {self._parts} parts and their gradients added up."
-        )
-
     def _judge_start(self) -> None:
         """Let the weights that training begins with be the best, until an epoch does better."""
         if len(self._data.validation):
@@ -258,8 +186,8 @@ class Run:
             self._objective,
             self._data,
             self._machine,
-            max(1, self._config.batch_size // self._parts),
-            self._complete,
+            max(1, self._config.batch_size // self._stepper.parts),
+            self._stepper.complete,
         )
         self._ranking.take(verdict, row, self._trainee)
         return {"validation_loss": verdict.loss, "accuracy": verdict.accuracy}
@@ -317,23 +245,15 @@ class Run:
         file.save({
             "model": self._trainee.state_dict(),
             "objective": self._objective.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
+            "stepper": self._stepper.state(),
             "ranking": self._ranking.state(),
             "figures": self.figures.state(),
             "step": self.step,
-            "parts": self._parts,
             "curve": self.curve,
             "start": self._start,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self._machine.device) if is_gpu else None,
         })  # fmt: skip
-
-
-def _with_state(model: nn.Module) -> fx.GraphModule | None:
-    """Return a copy of a graph that keeps state between calls; None of any other."""
-    if isinstance(model, fx.GraphModule) and keeps_state(model):
-        return copy.deepcopy(model)
-    return None
 
 
 def _digest(model: nn.Module) -> str:
