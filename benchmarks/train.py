@@ -4,6 +4,7 @@ Each table runs the engine on files, as a job does, and takes its figures from t
 on all 10,000 test images, of the finished file. Where the data is from: `images.py`.
 
     python benchmarks/train.py --clothes FOLDER [--only distill,speed,qat,prune,memory] [--epochs N]
+        [--width N]
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from compress.pipeline import run
 from compress.result import Inputs, Result
 from compress.spec import DistillConfig, EngineSpec, PtqConfig, QatConfig
 
-TEACHER_WIDTH, STUDENT_WIDTH = 24, 8
+STUDENTS = 3  # as many times narrower, and some nine times smaller, than the teacher
 TEACHER_EPOCHS = 8
 SEEDS = (0, 1, 2)
 RATE = 3e-3
@@ -64,8 +65,8 @@ class Watch:
 class Bench:
     """Files that the tables share, and a way to run a job on them."""
 
-    def __init__(self, images: Images, folder: Path, threads: int) -> None:
-        self.images, self.folder, self.threads = images, folder, threads
+    def __init__(self, images: Images, folder: Path, threads: int, width: int) -> None:
+        self.images, self.folder, self.threads, self.width = images, folder, threads, width
         self.train = self._data("train.npz", images.train, images.train_label)
         self.test = self._data("test.npz", images.test, images.test_label)
         self.unlabelled = folder / "unlabelled.npz"
@@ -113,19 +114,19 @@ def parameters(model: nn.Module) -> int:
 
 
 def teacher_of(bench: Bench) -> Path:
-    model = trained(Residual, "clothes", bench.images, TEACHER_EPOCHS, TEACHER_WIDTH)
+    model = trained(Residual, "clothes", bench.images, TEACHER_EPOCHS, bench.width)
     return bench.save("teacher.pt", model)
 
 
 def student_of(bench: Bench, seed: int) -> Path:
     torch.manual_seed(seed)
-    return bench.save(f"student{seed}.pt", Residual(STUDENT_WIDTH))
+    return bench.save(f"student{seed}.pt", Residual(bench.width // STUDENTS))
 
 
 def show_distillation(bench: Bench, epochs: int) -> None:
     """The same student, steps and rate, with and without a teacher."""
     teacher = teacher_of(bench)
-    ratio = parameters(Residual(TEACHER_WIDTH)) / parameters(Residual(STUDENT_WIDTH))
+    ratio = parameters(Residual(bench.width)) / parameters(Residual(bench.width // STUDENTS))
     print(f"Distillation: a student of 1/{ratio:.1f} of the parameters, {epochs} epochs")
     ways = {
         "labels alone": {"alpha": 0.0},
@@ -218,7 +219,7 @@ def show_qat(bench: Bench, epochs: int) -> None:
     for kind, width, settings in (
         (Depthwise, 16, {"granularity": "per_tensor"}),
         (Depthwise, 16, {"weight_dtype": "int4"}),
-        (Residual, STUDENT_WIDTH, {"weight_dtype": "int4"}),
+        (Residual, 8, {"weight_dtype": "int4"}),
     ):
         model = bench.save("float.pt", trained(kind, "clothes", bench.images, 3, width))
         none, _, _ = bench.job("qat", _untrained(settings), model, training=bench.train)
@@ -323,6 +324,7 @@ def main() -> None:
     parser.add_argument("--only", default="distill,speed,qat,prune,memory")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--width", type=int, default=24, help="of the teacher; a student has 1/3")
     parser.add_argument("--trains-on", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -334,7 +336,9 @@ def main() -> None:
     only = arguments.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
         torch.set_num_threads(arguments.threads)
-        bench = Bench(read_images(arguments.clothes), Path(folder), arguments.threads)
+        bench = Bench(
+            read_images(arguments.clothes), Path(folder), arguments.threads, arguments.width
+        )
         tables = {
             "distill": lambda: show_distillation(bench, arguments.epochs),
             "speed": lambda: show_speed(bench, arguments.epochs),
