@@ -10,15 +10,9 @@ from typing import Any
 
 from app.errors import StorageFull
 from compress.errors import CompressError, OutOfMemory
+from compress.out_of_memory import lacks_memory
 from workers.sandbox import SandboxIncomplete
 
-_OUT_OF_MEMORY_TEXTS = (
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "out of memory",
-    "bad_alloc",
-)
 _OUT_OF_MEMORY = (
     "The job needed more memory than it may use. Lower batch sizes or samples, or ask the "
     "operator for more memory for jobs."
@@ -71,21 +65,13 @@ def describe(error: BaseException) -> Failure:
             "The job wrote a file far larger than its model allows for. Check the model; if it "
             "is sound, ask the operator.",
         )
-    if is_out_of_memory(error):
+    if lacks_memory(error):
         return Failure(OutOfMemory.code, _OUT_OF_MEMORY)
     return Failure(
         "internal_error",
         "The server failed on this job; that is its fault, not yours. Tell the operator the "
         "job's id: the log has the details.",
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return True for MemoryError and for what torch raises when an allocation fails."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(part in text for part in _OUT_OF_MEMORY_TEXTS)
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -117,7 +103,8 @@ def crashed(status: int | None, attempts: int) -> Failure:
     return Failure(
         "model_crashed",
         f"The process that ran the model ended {attempts} times without a result "
-        f"({ending(status)}). Check that the model runs on these inputs with plain PyTorch.",
+        f"({ending(status)}). Check that the model runs on these inputs with plain PyTorch. A "
+        "process that is refused memory may end so, too: try fewer samples or a smaller batch.",
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from compress.errors import UnsupportedOperator
 from compress.lift.builder import GraphBuilder
@@ -34,6 +36,7 @@ def close(builder: GraphBuilder, output: Value) -> fx.GraphModule:
     builder.current(output)
     builder.graph.output(builder.nodes(output))
     _drop_dead(builder)
+    _part_from_biases(builder)
     alive = set(builder.graph.nodes)
     builder.guards = [guard for guard in builder.guards if guard.node in alive]
     expect(builder.graph, builder.guards)
@@ -66,6 +69,38 @@ def _drop_dead(builder: GraphBuilder) -> None:
             or (node.op == "call_module" and str(node.target) in impure)
         )
     )
+
+
+def _part_from_biases(builder: GraphBuilder) -> None:
+    """Turn layers that leave their bias out into functions, where the graph reads it by itself.
+
+    `x @ layer.weight.t()` forms a layer without a bias under the name where the original has one;
+    read at that name, it would be the layer's own.
+    """
+    graph = builder.graph
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    for node in list(graph.nodes):
+        layer: Any = builder.modules.get(str(node.target)) if node.op == "call_module" else None
+        kind = _FUNCTIONS.get(type(layer))
+        if kind is None or layer.bias is not None or f"{node.target}.bias" not in read:
+            continue
+        name = f"{node.target}.weight"
+        builder.tensors[name] = layer.weight
+        function, settings = kind
+        with graph.inserting_before(node):
+            weight = graph.create_node("get_attr", name)
+            given = (node.args[0], weight, None, *(getattr(layer, each) for each in settings))
+            node.replace_all_uses_with(graph.call_function(function, given))
+        graph.erase_node(node)
+
+
+_CONVOLUTION = ("stride", "padding", "dilation", "groups")
+_FUNCTIONS: dict[type, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    nn.Linear: (F.linear, ()),
+    nn.Conv1d: (F.conv1d, _CONVOLUTION),
+    nn.Conv2d: (F.conv2d, _CONVOLUTION),
+    nn.Conv3d: (F.conv3d, _CONVOLUTION),
+}
 
 
 def _attach(root: nn.Module, path: str, held: Any) -> None:

@@ -221,3 +221,35 @@ def test_a_model_that_is_one_layer_is_lifted_too(layer: nn.Module) -> None:
     given = torch.randn(2, 5, 4)
     lifted = lift(export(layer.eval(), [given], "trace"), [given])
     assert lifted.report.modules == {"layer": type(layer).__name__}
+
+
+class BiasElsewhere(nn.Module):
+    """Multiplies by a layer's weights, and does something of its own with its bias."""
+
+    def __init__(self, *, convolves: bool) -> None:
+        super().__init__()
+        self.layer: nn.Module = nn.Conv1d(4, 4, 3, padding=1) if convolves else nn.Linear(4, 4)
+        self.convolves = convolves
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.convolves:
+            product = torch.conv1d(x, self.layer.weight, None, 1, 1)
+        else:
+            product = x @ self.layer.weight.t()
+        bias = self.layer.bias
+        assert bias is not None
+        return torch.relu(product) * torch.relu(bias)
+
+
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("convolves", [False, True])
+def test_a_bias_that_is_read_by_itself_is_not_added_to_the_product(
+    convolves: bool, how: How
+) -> None:
+    model = BiasElsewhere(convolves=convolves).eval()
+    given = torch.randn(2, 4, 4)
+    lifted = lift(export(model, [given], how), [given])
+    assert set(lifted.graph_module.state_dict()) == {"layer.weight", "layer.bias"}
+    agree(lifted, model, torch.randn(3, 4, 4))
+    lifted.graph_module(given).sum().backward()
+    assert all(parameter.grad is not None for parameter in lifted.graph_module.parameters())
