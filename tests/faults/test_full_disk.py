@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from tests.app import samples
 from tests.app.server import serve
+from tests.faults.disks import small_disk
 
 pytestmark = pytest.mark.faults
 
@@ -20,22 +20,14 @@ PIECE = {**TUS, "Content-Type": "application/offset+octet-stream"}
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def full_soon(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "data", 24) as folder:
+        yield folder
 
 
-def test_a_full_disk_is_said_and_forgotten_once_there_is_room(small_disk: Path) -> None:
+def test_a_full_disk_is_said_and_forgotten_once_there_is_room(full_soon: Path) -> None:
     content = samples.traced_cnn()
-    with serve(small_disk) as server, server.client() as client:
+    with serve(full_soon) as server, server.client() as client:
         made = client.post(
             "/v1/models", files={"file": ("f", content)}, data={"name": "before"}
         ).json()
@@ -44,11 +36,11 @@ def test_a_full_disk_is_said_and_forgotten_once_there_is_room(small_disk: Path) 
         upload = begun.headers["location"]
         stored = server.stored_files()
 
-        filler = small_disk / "filler"
+        filler = full_soon / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(b"\0" * 4096)
-        assert shutil.disk_usage(small_disk).free < 4096
+        assert shutil.disk_usage(full_soon).free < 4096
 
         large = {"file": ("f", b"\0" * 2**20)}
         for _ in range(3):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import pytest
 from app.jobs.tables import FINISHED
 from tests.faults.broker import wait_until
 from tests.faults.conftest import Farm
+from tests.faults.disks import small_disk
 from tests.workers.rows import events_of
 
 
@@ -101,29 +101,19 @@ def test_a_database_locked_for_ten_seconds_delays_a_job_and_loses_nothing(farm: 
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "blobs"
-    folder.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)],
-        capture_output=True, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        pytest.skip("may not mount a tmpfs here")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def full_soon(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "blobs", 64) as folder:
+        yield folder
 
 
-def test_a_full_disk_fails_the_job_and_leaves_the_worker_alive(
-    small_disk: Path, farm: Farm
-) -> None:
+def test_a_full_disk_fails_the_job_and_leaves_the_worker_alive(full_soon: Path, farm: Farm) -> None:
     farm.start_worker()
     farm.wait_for(farm.submit("preflight"), "succeeded")
-    filler = small_disk / "filler"
+    filler = full_soon / "filler"
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\0" * 65536)
-    assert shutil.disk_usage(small_disk).free < 65536
+    assert shutil.disk_usage(full_soon).free < 65536
     job_id = farm.submit("quick")
     job = farm.wait_for(job_id, "failed")
     assert job.error is not None
