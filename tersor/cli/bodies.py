@@ -44,7 +44,7 @@ Formats = Annotated[
     list[str] | None,
     typer.Option("--format", help="torchscript, onnx, openvino or pt2; repeatable."),
 ]
-Backend = Annotated[str | None, typer.Option(help="What files are for: x86, x86_vnni, arm or cuda.")]
+Backend = Annotated[str | None, typer.Option(help="For what: x86, x86_vnni, arm or cuda.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="Accuracy budget: 0.01 is one point.")
