@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from compress.devices import CPU, bring, move
 from compress.errors import NothingToCompress
+from compress.out_of_memory import lacks_memory
 from compress.quantize.drafting import Quantized
 from compress.quantize.half import to_float32
 from compress.quantize.islands import keeps_state, renew_islands
@@ -58,6 +59,8 @@ def to_half_computing(
         with torch.no_grad():
             narrowing.run(*bring(list(probe), device))
     except (RuntimeError, NotImplementedError) as error:
+        if lacks_memory(error):
+            raise
         raise NothingToCompress(
             f"The model does not compute in {name} on '{device.type}': "
             f"{str(error).splitlines()[0][:200]} Use precision 'fp32'"
@@ -150,7 +153,8 @@ def _check_range(model: fx.GraphModule, name: str, dtype: torch.dtype) -> None:
     for path, value in model.state_dict().items():
         if not value.is_floating_point() or not value.numel():
             continue
-        if float(value.detach().abs().max()) > largest:
+        finite = value.detach()[value.isfinite()]  # masks hold infinities, which 16 bits have
+        if finite.numel() and float(finite.abs().max()) > largest:
             raise NothingToCompress(
                 f"The weight '{path}' is beyond the range of {name}. Use precision 'bf16' or "
                 "'fp32'."

@@ -120,3 +120,26 @@ def test_what_does_not_run_at_all_is_told() -> None:
 
     with pytest.raises(NothingToCompress, match=r"does not compute in float16 on 'cpu'.*'fp32'"):
         to_half_computing(fx.symbolic_trace(Refuses()), [X])
+
+
+def test_a_mask_of_infinities_is_no_weight_out_of_range() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask = nn.Buffer(torch.full((8, 8), -torch.inf).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x[:, None] * x[:, :, None] + self.mask, -1)
+
+    net = Masked()
+    model = to_half_computing(fx.symbolic_trace(net), [X]).graph_module
+    torch.testing.assert_close(model(X), net(X), rtol=5e-3, atol=5e-3)
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_lack_of_kernels() -> None:
+    class Hungry(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.expand(2**46, 4, 8).clone()
+
+    with pytest.raises(RuntimeError, match="memory"):
+        to_half_computing(fx.symbolic_trace(Hungry()), [X])
