@@ -117,7 +117,7 @@ def train(model: nn.Module, images: Images, epochs: int) -> None:
     for _ in range(epochs):
         for rows in torch.randperm(len(images.train))[: steps // epochs * 128].view(-1, 128):
             (inputs,) = machine.arrange([images.train[rows]])
-            with machine.autocast():
+            with machine.computing():
                 answers = model(inputs)
             loss = F.cross_entropy(answers.float(), images.train_label[rows])
             optimizer.zero_grad()

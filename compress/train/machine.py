@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from compress.devices import CPU, find_device, move
 from compress.measure.environment import read_environment
@@ -20,6 +19,7 @@ from compress.progress import Progress
 from compress.spec import Device
 from compress.spec.training import TrainingConfig
 from compress.structure import map_tensors
+from compress.train.kernels import quick_kernels
 
 _BF16_UNITS = {"avx512_bf16", "amx_bf16"}
 
@@ -54,48 +54,16 @@ class Machine:
 
         def lay(value: Tensor) -> Tensor:
             is_image = value.dim() == 4 and value.is_floating_point()
-            return value.contiguous(memory_format=self.layout) if is_image else value
+            return _laid_out(value, self.layout) if is_image else value
 
         return [map_tensors(value, lay) for value in inputs]
 
     @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Let models run in bfloat16, where that is chosen."""
-        if not self.bf16:
+    def computing(self) -> Iterator[None]:
+        """Let models run as chosen: in bfloat16 or not, by the quickest kernels."""
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        with autocast, quick_kernels(self.device):
             yield
-            return
-        on_cpu = self.device.type == "cpu"
-        groups = _GroupsInFloat32() if on_cpu else nullcontext()
-        with torch.autocast(self.device.type, torch.bfloat16), groups:
-            yield
-
-
-class _GroupsInFloat32(TorchFunctionMode):
-    """Keeps convolutions in groups out of autocast.
-
-    The gradients of a depthwise convolution in bfloat16 take a processor several times as long as
-    in float32, and with them a MobileNet learned more slowly under autocast than without.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in _CONVOLUTIONS or not _has_groups(*args, **kwargs):
-            return func(*args, **kwargs)
-        with torch.autocast("cpu", enabled=False):
-            return func(*map(_in_float32, args), **{k: _in_float32(v) for k, v in kwargs.items()})
-
-
-_CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
-
-
-def _has_groups(input: Any, weight: Any, *others: Any, **named: Any) -> bool:
-    """Whether arguments of a convolution ask for groups, which come seventh."""
-    return bool((others[4] if len(others) > 4 else named.get("groups", 1)) > 1)
-
-
-def _in_float32(value: Any) -> Any:
-    is_half = isinstance(value, Tensor) and value.is_floating_point()
-    return value.float() if is_half else value
 
 
 def pick_device(
@@ -164,7 +132,7 @@ def _works(model: nn.Module, inputs: Sequence[Any], machine: Machine) -> bool:
     devices = [machine.device] if machine.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices=devices):
-            with machine.autocast():
+            with machine.computing():
                 loss = primary_output(trial(*moved)).square().mean()
             if learns:
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -210,4 +178,19 @@ def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
     with torch.no_grad():
         for tensor in [*model.parameters(), *model.buffers()]:
             if tensor.dim() == 4:
-                tensor.data = tensor.data.contiguous(memory_format=layout)
+                tensor.data = _laid_out(tensor.data, layout)
+
+
+def _laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
+    """Return images as they are to lie in memory, and with strides that say so.
+
+    With a channel alone both layouts are the same memory, and `contiguous` leaves the strides; a
+    convolution goes by these, and what follows a first layer of grey images lay the other way.
+    """
+    images = images.contiguous(memory_format=layout)
+    _, channels, height, width = images.shape
+    if channels != 1:
+        return images
+    pixel = (height * width, 1, width, 1)
+    plain = (height * width, height * width, width, 1)
+    return images.as_strided(images.shape, pixel if layout is torch.channels_last else plain)

@@ -98,7 +98,7 @@ class Stepper:
         part = self.complete(part)
         with tell_refusals("The model does not run in training"):
             try:
-                with self._machine.autocast():
+                with self._machine.computing():
                     output = self._trainee(*part.inputs)
                 loss: Loss = self._objective(output, part)
                 loss.total.backward()  # type: ignore[no-untyped-call]

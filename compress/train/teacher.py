@@ -73,7 +73,7 @@ class Teacher:
             ModelFailed: It does not run on them.
         """
         told = tell_refusals("The teacher does not run on some of the training data")
-        with told, torch.no_grad(), self._machine.autocast():
+        with told, torch.no_grad(), self._machine.computing():
             output = primary_output(self._model(*self._machine.arrange(inputs)))
         return Answers(output, {name: self._taps.outputs[name].float() for name in self._layers})
 

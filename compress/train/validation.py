@@ -123,7 +123,7 @@ def validate(
                 label_share = (batch.label != IGNORED).sum() / labels
             whole = complete(replace(batch, share=share, label_share=label_share))
             told = tell_refusals("The model does not run on samples that are kept back")
-            with told, machine.autocast():
+            with told, machine.computing():
                 output = model(*whole.inputs)
             loss += objective(output, whole).total
             if classes and batch.label is not None:

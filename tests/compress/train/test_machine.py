@@ -101,13 +101,23 @@ def test_convolutions_in_groups_stay_in_float32_on_a_processor() -> None:
             return self.dense(x)
 
     block = Block()
-    with machine.Machine(runs.CPU, bf16=True).autocast():
+    with machine.Machine(runs.CPU, bf16=True).computing():
         last = block(torch.rand(2, 4, 12, 12))
     last.float().sum().backward()  # type: ignore[no-untyped-call]
     half, whole = torch.bfloat16, torch.float32
     assert given == {"dense": half, "depthwise": whole, "two groups": whole}
     assert last.dtype == half
     assert all(parameter.grad is not None for parameter in block.parameters())
+
+
+def test_a_layer_of_grey_images_hands_them_on_as_they_are_to_lie() -> None:
+    conv = nn.Conv2d(1, 8, 3)
+    for layout in (torch.channels_last, torch.contiguous_format):
+        way = machine.Machine(runs.CPU, channels_last=layout is torch.channels_last)
+        way.place(conv)
+        (images,) = way.arrange([torch.rand(4, 1, 9, 9)])
+        assert conv(images).is_contiguous(memory_format=layout)
+        assert torch.equal(*way.arrange([images, images.clone()]))
 
 
 def test_a_model_comes_home_as_files_have_it() -> None:
