@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from compress.devices import device_of, move
+from compress.benchmark import batch_of
+from compress.devices import CPU, device_of, move
 from compress.errors import NothingToCompress
 from compress.intake import Intake
 from compress.judging import Reference
 from compress.learning import run_distillation, run_quantized, try_quantization, try_student
 from compress.lift import Lifted
+from compress.measure.throughput import BATCH_SIZES
 from compress.progress import Progress
 from compress.quantize import (
     Quantized,
@@ -25,6 +27,7 @@ from compress.quantize import (
     to_float32,
     to_half,
     to_half_computing,
+    to_integers,
 )
 from compress.quantize.narrowing import HALVES
 from compress.result import Inputs
@@ -126,6 +129,7 @@ def compress_model(
         lambda: _counted(spec, intake, progress),
         probes=intake.layer_probes(),
         gpu=device_of("cuda") if spec.backend == "cuda" else None,
+        batch=_timed_batch(intake) if spec.backend == "cuda" else None,
         on_convert=lambda: progress.stage("convert", "converting weights"),
         on_round=lambda done, total: progress.part(done / total, f"rounding layer {done}/{total}"),
     )
@@ -160,6 +164,7 @@ def _convert(
     *,
     probes: Sequence[Sequence[Any]],
     gpu: torch.device | None = None,
+    batch: Sequence[Any] | None = None,
     on_convert: Callable[[], None] = lambda: None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantized:
@@ -174,6 +179,12 @@ def _convert(
         if gpu is not None:
             return to_half_computing(graph, example, islands, config.precision, gpu)
         return to_half(graph, islands, config.precision, probes)
+    if spec.backend == "cuda":
+        on_convert()
+        return to_integers(
+            graph, example, batch or example, config.overrides, islands, gpu or CPU,
+            is_timed=gpu is not None,
+        )  # fmt: skip
     if config.mode == "weight_only":
         return quantize_weight_only(
             graph, config, islands=islands, probes=probes, on_convert=on_convert
@@ -201,6 +212,12 @@ def _convert(
         seed=spec.seed,
         on_round=on_round,
     )
+
+
+def _timed_batch(intake: Intake) -> list[Any] | None:
+    """Return as many samples as throughput is measured with at most, if the model takes them."""
+    batch = batch_of(intake, BATCH_SIZES[-1])
+    return batch if batch is not None and intake.original.accepts(batch) else None
 
 
 def _halve(

@@ -235,7 +235,7 @@ def _check_spec(spec: EngineSpec) -> None:
     if spec.calibration_samples < 1 or spec.calibration_batch_size < 1 or spec.threads < 1:
         raise InvalidSpec("calibration_samples, calibration_batch_size and threads start at 1.")
     if spec.backend == "cuda":
-        found = find_contradiction(spec.method, spec.formats, spec.device)
+        found = find_contradiction(spec.method, spec.config, spec.formats, spec.device)
         if found is not None:
             raise InvalidSpec(found[1])
     elif spec.device == "cuda" and not isinstance(spec.config, TrainingConfig):

@@ -163,7 +163,7 @@ def _check_device(session: Session, request: AnyJob) -> None:
     if not needs_gpu(request.device, request.backend):
         return
     if request.backend == "cuda":
-        found = find_contradiction(request.method, request.formats, request.device)
+        found = find_contradiction(request.method, request.config, request.formats, request.device)
         if found is not None:
             raise refuse("invalid_request", f"/{found[0]}", found[1])
     devices = list_devices(list_live_workers(session))

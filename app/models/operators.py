@@ -17,7 +17,7 @@ _ATEN = """
     _batch_norm_impl_index _cast_Byte _cast_Char _cast_Double _cast_Float _cast_Half _cast_Int
     _cast_Long _cast_Short _conj _conj_physical _convolution _convolution_mode _dim_arange
     _embedding_bag _fft_c2c _fft_c2r _fft_r2c _get_tracing_state _grad_sum_to_size _infer_size
-    _is_all_true _is_any_true _list_to_tensor _local_scalar_dense _log_softmax
+    _int_mm _is_all_true _is_any_true _list_to_tensor _local_scalar_dense _log_softmax
     _native_multi_head_attention _nested_tensor_from_mask _nested_tensor_from_mask_left_aligned
     _no_grad_embedding_renorm_ _no_grad_fill_ _no_grad_normal_ _no_grad_uniform_ _no_grad_zero_
     _pack_padded_sequence _pack_sequence _pad_circular _pad_enum _pad_packed_sequence

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from compress.spec import Backend, Device, Format, Method
+from compress.spec import (
+    Backend,
+    Config,
+    ConvertConfig,
+    Device,
+    DistillConfig,
+    Format,
+    Method,
+    PtqConfig,
+)
 
-GPU_METHODS: tuple[Method, ...] = ("convert", "distill")
-"""What makes files for backend `cuda`: torch computes integers on processors alone."""
+_DYNAMIC = "For backend 'cuda', ptq scales activations on each call: set config.mode to 'dynamic'"
 
 
 def needs_gpu(device: Device, backend: Backend) -> bool:
@@ -17,14 +25,19 @@ def needs_gpu(device: Device, backend: Backend) -> bool:
 
 
 def find_contradiction(
-    method: Method, formats: Iterable[Format], device: Device
-) -> tuple[Literal["method", "formats", "device"], str] | None:
+    method: Method, config: Config, formats: Iterable[Format], device: Device
+) -> tuple[Literal["method", "config", "formats", "device"], str] | None:
     """Return the field of a job for backend `cuda` that cannot be so, and why; None if all can."""
-    if method not in GPU_METHODS:
+    if not isinstance(config, ConvertConfig | DistillConfig | PtqConfig):
         return "method", (
-            f"Method '{method}' makes integers, which torch computes on processors alone; for "
-            f"backend 'cuda' use {' or '.join(GPU_METHODS)}."
+            f"Method '{method}' makes integers as processors compute with them; for backend 'cuda' "
+            "use convert, distill, or ptq with mode 'dynamic'."
         )
+    if isinstance(config, PtqConfig):
+        if config.mode != "dynamic":
+            return "config", f"{_DYNAMIC}."
+        if config.granularity != "per_channel" or config.smoothquant:
+            return "config", f"{_DYNAMIC}, granularity to 'per_channel', and leave smoothquant out."
     if set(formats) != {"torchscript"}:
         return "formats", "For backend 'cuda' there is format 'torchscript'; ask for that alone."
     if device == "cpu":

@@ -13,6 +13,7 @@ from compress import devices
 from compress.devices import CPU
 from compress.errors import DeviceUnavailable, InvalidSpec
 from compress.pipeline import preflight, run
+from compress.quantize.gpu_integers import _integers
 from compress.result import Inputs
 from compress.spec import ConvertConfig, DistillConfig, EngineSpec, PtqConfig
 from tests.compress import digits
@@ -63,6 +64,37 @@ def test_a_converted_file_holds_and_computes_16_bits(digits_files: Inputs, tmp_p
 
 
 @pytest.mark.usefixtures("processor_stands_in")
+def test_a_quantized_file_holds_int8_where_asked(digits_files: Inputs, tmp_path: Path) -> None:
+    check_integers(digits_files, tmp_path)
+
+
+def check_integers(inputs: Inputs, out: Path) -> None:
+    """Have the layers that can be made int8 so, and hold the figures to the file."""
+    told = run(
+        EngineSpec(method="convert", config=ConvertConfig(), backend="cuda"), inputs, Recorder(),
+        out,
+    )  # fmt: skip
+    assert told.layers
+    names = [layer.name for layer in told.layers if layer.type == "Linear"]
+    config = PtqConfig(mode="dynamic", overrides={names[0]: "int8"})
+    result = run(EngineSpec(config=config, backend="cuda"), inputs, Recorder(), out)
+    assert result.layers
+    layer = next(layer for layer in result.layers if layer.name == names[0])
+    assert layer.precision == "int8"
+    (artifact,) = result.artifacts
+    assert artifact.precision == "int8"
+    loaded = torch.jit.load(str(out / artifact.name), map_location=devices.device_of("cuda"))
+    held = {name: value.dtype for name, value in loaded.named_buffers()}
+    assert held[f"{names[0]}.weight"] == torch.int8
+    _, _, held_back, labels = digits.images()
+    with torch.no_grad():
+        answers = loaded(held_back.to(devices.device_of("cuda"))).cpu()
+    top1 = float((answers.argmax(1) == labels).float().mean())
+    assert artifact.quality is not None
+    assert artifact.quality.value == pytest.approx(top1, abs=0.004)
+
+
+@pytest.mark.usefixtures("processor_stands_in")
 def test_a_distilled_file_holds_and_computes_16_bits(
     training_files: Inputs, tmp_path: Path
 ) -> None:
@@ -73,7 +105,7 @@ def test_a_distilled_file_holds_and_computes_16_bits(
 
 
 def test_jobs_that_contradict_themselves_are_refused(digits_files: Inputs, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSpec, match="processors alone"):
+    with pytest.raises(InvalidSpec, match=r"set config\.mode to 'dynamic'"):
         run(EngineSpec(config=PtqConfig(), backend="cuda"), digits_files, Recorder(), tmp_path)
     with pytest.raises(InvalidSpec, match="there is format 'torchscript'"):
         run(replace(HALF, formats=("onnx",)), digits_files, Recorder(), tmp_path)
@@ -87,6 +119,10 @@ def test_without_a_gpu_a_job_is_refused_and_its_preflight_answers(
         run(HALF, digits_files, Recorder(), tmp_path)
     told = preflight(HALF, digits_files, Recorder())
     assert told["counts"] == {"fp16": len(told["layers"])}
+    spec = EngineSpec(config=PtqConfig(mode="dynamic"), backend="cuda")
+    told = preflight(spec, digits_files, Recorder())  # what could be int8: nobody can time it here
+    linear = sum(layer["type"] == "Linear" for layer in told["layers"])
+    assert 0 < told["counts"]["int8"] <= linear
 
 
 @pytest.mark.gpu
@@ -119,3 +155,20 @@ def test_a_student_for_processors_is_trained_on_a_gpu(
     assert result.training is not None
     assert result.environment.device == "cpu"
     assert torch.jit.load(str(tmp_path / result.artifacts[0].name))(torch.zeros(1, 1, 8, 8)).numel()
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_integers_are_made_and_measured_on_a_gpu(digits_files: Inputs, tmp_path: Path) -> None:
+    check_integers(digits_files, tmp_path)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("rows", [1, 17, 200])
+def test_a_gpu_computes_integers_as_the_processor_does(rows: int) -> None:
+    torch.manual_seed(0)
+    layer = _integers(torch.nn.Linear(64, 128))
+    x = torch.randn(rows, 64)
+    there = layer.to("cuda")(x.to("cuda")).cpu()
+    torch.testing.assert_close(there, layer.to("cpu")(x), rtol=1e-2, atol=1e-2)

@@ -183,6 +183,9 @@ def test_a_job_for_a_gpu_that_contradicts_itself_is_refused(
 ) -> None:
     for_gpu = {**body, "backend": "cuda"}
     converts = {**for_gpu, "method": "convert", "config": {}}
-    assert refused(client, **for_gpu) == ("invalid_request", "/method")
+    assert refused(client, **for_gpu) == ("invalid_request", "/config")
+    assert refused(client, **for_gpu, config={"mode": "weight_only"}) == (
+        "invalid_request", "/config",
+    )  # fmt: skip
     assert refused(client, **converts, formats=["onnx"]) == ("invalid_request", "/formats")
     assert refused(client, **converts, device="cpu") == ("invalid_request", "/device")
