@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,108 +18,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.images import Depthwise, Images, Residual, read_images, trained
-from compress.pipeline import run
-from compress.result import Inputs, Result
-from compress.spec import DistillConfig, EngineSpec, PtqConfig, QatConfig
+from benchmarks.train_jobs import (
+    BATCH,
+    STUDENTS,
+    Bench,
+    before,
+    parameters,
+    points,
+    spread,
+    student_of,
+    teacher_of,
+)
+from benchmarks.train_memory import show_memory
+from compress.spec import DistillConfig, PtqConfig, QatConfig
 
-STUDENTS = 3  # as many times narrower, and some nine times smaller, than the teacher
-TEACHER_EPOCHS = 8
+WIDTHS = {"distill": 24, "speed": 48, "qat": 24, "prune": 48, "memory": 24}
+"""Of the teachers. What is timed is large enough to be computing: at 24 a layer takes 20 to 300 us,
+much of which is the same at any width."""
 SEEDS = (0, 1, 2)
 RATE = 3e-3
-BATCH = 128
-MEMORY_SAMPLES = 1_350_000  # 4.2 GB as float32
-
-
-class Watch:
-    """A sink that keeps the seconds each stage took, and warnings."""
-
-    def __init__(self) -> None:
-        self._began: tuple[str, float] | None = None
-        self.seconds: dict[str, float] = {}
-
-    def stage(self, stage: str, message: str) -> None:
-        now = time.perf_counter()
-        if self._began is not None:
-            name, began = self._began
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - began
-        self._began = (stage, now)
-
-    def progress(self, fraction: float, message: str) -> None:
-        pass
-
-    def event(
-        self, type: str, message: str, data: Mapping[str, Any] | None = None, level: str = "info"
-    ) -> None:
-        if level == "warning":
-            print(f"  ! {message}", file=sys.stderr)
-
-
-class Bench:
-    """Files that the tables share, and a way to run a job on them."""
-
-    def __init__(self, images: Images, folder: Path, threads: int, width: int) -> None:
-        self.images, self.folder, self.threads, self.width = images, folder, threads, width
-        self.train = self._data("train.npz", images.train, images.train_label)
-        self.test = self._data("test.npz", images.test, images.test_label)
-        self.unlabelled = folder / "unlabelled.npz"
-        np.savez(self.unlabelled, input=images.train.numpy())
-
-    def _data(self, name: str, pictures: torch.Tensor, labels: torch.Tensor) -> Path:
-        np.savez(self.folder / name, input=pictures.numpy(), label=labels.numpy())
-        return self.folder / name
-
-    def save(self, name: str, model: nn.Module) -> Path:
-        torch.jit.script(model.eval()).save(self.folder / name)
-        return self.folder / name
-
-    def job(
-        self, method: str, config: Any, model: Path, *, seed: int = 0, **files: Path
-    ) -> tuple[Result, Watch, Path]:
-        """Run a job; return its figures, its times, and its first file."""
-        watch = Watch()
-        out = Path(tempfile.mkdtemp(dir=self.folder))
-        spec = EngineSpec(method=method, config=config, seed=seed, threads=self.threads)  # type: ignore[arg-type]
-        result = run(spec, Inputs(model=model, evaluation=self.test, **files), watch, out)
-        return result, watch, out / result.artifacts[0].name
-
-
-def points(result: Result) -> float:
-    """Top-1 of the first file, in percent."""
-    quality = result.artifacts[0].quality
-    assert quality is not None
-    return 100 * quality.value
-
-
-def before(result: Result) -> float:
-    assert result.baseline.quality is not None
-    return 100 * result.baseline.quality.value
-
-
-def spread(values: list[float]) -> str:
-    """Mean, standard deviation, and what they are of."""
-    each = ", ".join(f"{value:.2f}" for value in values)
-    return f"{statistics.mean(values):.2f} % +- {statistics.stdev(values):.2f}   ({each})"
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def teacher_of(bench: Bench) -> Path:
-    model = trained(Residual, "clothes", bench.images, TEACHER_EPOCHS, bench.width)
-    return bench.save("teacher.pt", model)
-
-
-def student_of(bench: Bench, seed: int) -> Path:
-    torch.manual_seed(seed)
-    return bench.save(f"student{seed}.pt", Residual(bench.width // STUDENTS))
 
 
 def show_distillation(bench: Bench, epochs: int) -> None:
@@ -273,72 +194,20 @@ def show_pruning(bench: Bench, epochs: int) -> None:
     sys.stdout.flush()
 
 
-def show_memory(bench: Bench) -> None:
-    """Peak memory of training on 4 GB, less that of the same training on little."""
-    peaks = {}
-    for name, samples in (("little", 10_000), ("4 GB", MEMORY_SAMPLES)):
-        data = bench.folder / "large.npz"
-        _write_large(data, samples)
-        done = subprocess.run(
-            [sys.executable, __file__, "--trains-on", str(data), "--folder", str(bench.folder)],
-            stdout=subprocess.PIPE, text=True, check=True,
-        )  # fmt: skip
-        peaks[name] = int(done.stdout.split()[-1])
-        size = data.stat().st_size
-        print(f"Memory: {size / 1e9:.2f} GB of data, peak {peaks[name] / 1e9:.2f} GB", flush=True)
-        data.unlink()
-    print(f"  {(peaks['4 GB'] - peaks['little']) / 1e9:.2f} GB more", flush=True)
-
-
-def _write_large(path: Path, samples: int) -> None:
-    rows = np.random.default_rng(0).random((10_000, 1, 28, 28), np.float32)
-    pictures = np.lib.format.open_memmap(
-        path.with_suffix(".npy"), mode="w+", dtype=np.float32, shape=(samples, 1, 28, 28)
-    )
-    for start in range(0, samples, len(rows)):
-        pictures[start : start + len(rows)] = rows[: samples - start]
-    pictures.flush()
-    np.savez(path, input=pictures, label=np.arange(samples) % 10)
-    path.with_suffix(".npy").unlink()
-
-
-def train_on(data: Path, folder: Path) -> None:
-    """In a process of its own: train on a file, and print the peak of the resident memory."""
-    config = DistillConfig(
-        student_model_id="student", steps=1000, batch_size=BATCH, temperature=4.0
-    )
-    inputs = Inputs(
-        model=folder / "teacher.pt", student=folder / "student0.pt", training=data,
-        evaluation=folder / "test.npz",
-    )  # fmt: skip
-    out = Path(tempfile.mkdtemp(dir=folder))
-    run(EngineSpec(method="distill", config=config, threads=1), inputs, Watch(), out)
-    status = Path("/proc/self/status").read_text()
-    peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    print(int(peak.split()[1]) * 1024)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clothes", type=Path, help="folder with Fashion-MNIST's idx files")
+    parser.add_argument(
+        "--clothes", type=Path, required=True, help="folder with Fashion-MNIST's idx files"
+    )
     parser.add_argument("--only", default="distill,speed,qat,prune,memory")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--width", type=int, default=24, help="of the teacher; a student has 1/3")
-    parser.add_argument("--trains-on", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--width", type=int, help="of the teachers; a student has 1/3")
     arguments = parser.parse_args()
-    if arguments.trains_on:
-        train_on(arguments.trains_on, arguments.folder)
-        return
-    if arguments.clothes is None:
-        parser.error("--clothes is needed")
     only = arguments.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
         torch.set_num_threads(arguments.threads)
-        bench = Bench(
-            read_images(arguments.clothes), Path(folder), arguments.threads, arguments.width
-        )
+        bench = Bench(read_images(arguments.clothes), Path(folder), arguments.threads)
         tables = {
             "distill": lambda: show_distillation(bench, arguments.epochs),
             "speed": lambda: show_speed(bench, arguments.epochs),
@@ -347,6 +216,7 @@ def main() -> None:
             "memory": lambda: (teacher_of(bench), student_of(bench, 0), show_memory(bench)),
         }
         for name in only:
+            bench.width = arguments.width or WIDTHS[name]
             tables[name]()
 
 

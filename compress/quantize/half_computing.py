@@ -19,7 +19,7 @@ from compress.out_of_memory import lacks_memory
 from compress.quantize.drafting import Quantized
 from compress.quantize.half import to_float32
 from compress.quantize.islands import keeps_state, renew_islands
-from compress.quantize.narrowing import TYPES, HalfPrecision
+from compress.quantize.narrowing import TYPES, HalfPrecision, fits
 from compress.structure import map_tensors
 
 
@@ -149,12 +149,8 @@ def _widen(value: Tensor) -> Tensor:
 
 
 def _check_range(model: fx.GraphModule, name: str, dtype: torch.dtype) -> None:
-    largest = torch.finfo(dtype).max
     for path, value in model.state_dict().items():
-        if not value.is_floating_point() or not value.numel():
-            continue
-        finite = value.detach()[value.isfinite()]  # masks hold infinities, which 16 bits have
-        if finite.numel() and float(finite.abs().max()) > largest:
+        if value.is_floating_point() and not fits(value, dtype):
             raise NothingToCompress(
                 f"The weight '{path}' is beyond the range of {name}. Use precision 'bf16' or "
                 "'fp32'."

@@ -59,7 +59,7 @@ class Narrower:
         kind = type_name(module)
         if isinstance(module, NORMALISATIONS):
             return f"{kind} holds few weights, and they stay float for accuracy"
-        if not self._fits(module):
+        if not all(fits(weight, self.dtype) for weight in module.parameters()):
             return f"a weight is beyond the range of {self.type_name}"
         if isinstance(module, nn.Linear):
             return HalfLinear(module, self.narrow, self.precision)
@@ -106,7 +106,7 @@ class Narrower:
         value = tensor_at(model, path)
         if value.dtype == self.dtype:
             return True  # with the layer that holds it
-        if value.numel() < _SMALLEST_TENSOR or not self._fitstensor_at(value):
+        if value.numel() < _SMALLEST_TENSOR or not fits(value, self.dtype):
             return False
         half = self.narrow(value)
         if name in owner._buffers:
@@ -115,12 +115,11 @@ class Narrower:
             setattr(owner, name, half)
         return True
 
-    def _fits(self, module: nn.Module) -> bool:
-        return all(self._fitstensor_at(weight) for weight in module.parameters())
 
-    def _fitstensor_at(self, weight: Tensor) -> bool:
-        largest = torch.finfo(self.dtype).max
-        return weight.numel() == 0 or float(weight.detach().abs().max()) <= largest
+def fits(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether no number becomes infinite in another type; those that are, as in masks, stay so."""
+    finite = weight.detach()[weight.isfinite()]
+    return finite.numel() == 0 or float(finite.abs().max()) <= torch.finfo(dtype).max
 
 
 def tensor_at(model: fx.GraphModule, path: str) -> Tensor:
