@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from compress.progress import Progress
-from compress.spec.training import TrainingConfig
+from compress.spec.training import DistillConfig, TrainingConfig
 from compress.train.data import TrainingData
 from compress.train.loading import Loader
 from compress.train.objective import Batch
@@ -32,8 +32,10 @@ def teach(
 ) -> TrainingData:
     """Return the data with the teacher's answers.
 
-    Without random changes to the samples each has one answer, which is computed once and in
-    float32. With such changes only the samples that are kept back have.
+    Without random changes to the samples each has one answer, which is computed once. With such
+    changes only the samples that are kept back have. Answers that are to be met as they are, in a
+    regression or by the teacher's own quantized self, are computed in float32; classes that are
+    softened as the student computes.
 
     Args:
         data: Samples.
@@ -45,9 +47,10 @@ def teach(
         span: Part of the stage that this takes.
     """
     changes = set(config.augment) - {"none"}
-    once = replace(config, amp="off")  # of answers that all steps learn from, no digit is lost
+    softened = isinstance(config, DistillConfig) and config.loss != "mse"
+    how = config if changes or softened else replace(config, amp="off")
     few = data.reader().read(data.training[:_FEW], with_answers=False)
-    machine = teacher.settle(few.inputs, config if changes else once, device)
+    machine = teacher.settle(few.inputs, how, device)
     rows = data.validation if changes else np.union1d(data.training, data.validation)
     size = max(1, config.batch_size // config.gradient_accumulation)
     start, end = span
