@@ -34,6 +34,7 @@ def put_back(folder: Path, key: Key, settings: Settings, answers: dict[str, Any]
             assert answer.content == content, path
 
 
+@pytest.mark.slow
 @both_databases
 def test_a_restored_backup_answers_as_the_service_did(
     client: TestClient,
@@ -66,6 +67,7 @@ def test_a_restored_backup_answers_as_the_service_did(
         run(["restore", str(tmp_path / "backup")], fresh)
 
 
+@pytest.mark.slow
 @both_databases
 def test_a_backup_holds_every_file_that_its_database_names_while_others_come_and_go(
     client: TestClient, api: FastAPI, settings: Settings, tmp_path: Path

@@ -15,6 +15,8 @@ from app.settings import Settings
 from tests.app.conftest import Key
 from tests.databases import both_databases, on_postgresql
 
+pytestmark = pytest.mark.slow
+
 _TIMEOUT_S = 1.0
 
 

@@ -18,6 +18,8 @@ from app.state import Services
 from tests.app import samples
 from tests.app.conftest import Key
 
+pytestmark = pytest.mark.slow
+
 OPEN = {"/healthz", "/readyz"}
 _TUS = {"Tus-Resumable": "1.0.0"}
 

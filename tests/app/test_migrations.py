@@ -113,6 +113,7 @@ def test_migrations_make_what_the_tables_say(settings: Settings) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 @both_databases
 @pytest.mark.parametrize("revision", REVISIONS)
 def test_rows_of_every_release_are_kept_on_the_way_up_and_back(

@@ -121,6 +121,7 @@ def test_every_error_is_documented_as_a_problem_with_its_codes(client: TestClien
                 assert {"401", "403"} <= operation["responses"].keys()
 
 
+@pytest.mark.slow
 def test_operation_ids_are_unique_names(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     ids = [

@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from app import storage_gc
@@ -21,6 +22,7 @@ def keys(services: Services) -> set[str]:
     return {file.key for file in services.store.list_files()}
 
 
+@pytest.mark.slow
 @both_databases
 def test_only_what_belongs_to_nothing_goes_and_only_if_asked(
     client: TestClient, services: Services, body: dict[str, Any], tmp_path: Path

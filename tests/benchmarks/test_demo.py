@@ -26,6 +26,7 @@ def test_the_demo_ends_well_with_its_table_and_leaves_nothing(tmp_path: Path) ->
     assert list(tmp_path.glob("tersor-demo-*")) == []
 
 
+@pytest.mark.slow
 def test_a_claim_that_does_not_hold_ends_the_demo_with_status_1() -> None:
     code = (
         "import runpy, sys; demo = runpy.run_path(sys.argv[1])\n"

@@ -22,6 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.slow
 def test_every_answer_is_counted_and_what_is_no_answer_is_an_error(server: Server) -> None:
     with server.client() as client:
         found = poll(client, lambda: "/v1/methods", 3, 0.5)

@@ -194,6 +194,7 @@ def test_batch_sizes_that_a_file_refuses_are_left_out_for_all(
         assert [each.batch_size for each in measured] == [1]
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_real_file_where_nothing_stands_in(
     files: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

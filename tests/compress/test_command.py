@@ -21,6 +21,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
     return str(tmp_path / "m.pt"), str(tmp_path / "c.npz")
 
 
+@pytest.mark.slow
 def test_ptq_prints_a_table_and_writes_the_file(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -32,6 +33,7 @@ def test_ptq_prints_a_table_and_writes_the_file(
     assert (out / "model.int8.torchscript.pt").exists()
 
 
+@pytest.mark.slow
 def test_json_is_the_manifest(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_fault_is_one_line_with_its_code(
     assert main(["ptq", *files, "-o", out, "--override", "conv1:fp64"]) == 2
 
 
+@pytest.mark.slow
 def test_distill_takes_a_student_and_training_data(
     files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,11 +58,13 @@ def check_files(spec: EngineSpec, inputs: Inputs, out: Path) -> None:
     assert artifact.latency_ms.p50 > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor_stands_in")
 def test_a_converted_file_holds_and_computes_16_bits(digits_files: Inputs, tmp_path: Path) -> None:
     check_files(HALF, digits_files, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor_stands_in")
 def test_a_quantized_file_holds_int8_where_asked(digits_files: Inputs, tmp_path: Path) -> None:
     check_integers(digits_files, tmp_path)
@@ -94,6 +96,7 @@ def check_integers(inputs: Inputs, out: Path) -> None:
     assert artifact.quality.value == pytest.approx(top1, abs=0.004)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor_stands_in")
 def test_a_distilled_file_holds_and_computes_16_bits(
     training_files: Inputs, tmp_path: Path

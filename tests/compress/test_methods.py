@@ -27,6 +27,8 @@ from compress.spec import (
 from tests.compress import digits
 from tests.compress.sinks import Recorder, out_dir
 
+pytestmark = pytest.mark.slow
+
 
 def test_one_plan_goes_into_every_format(digits_files: Inputs, tmp_path: Path) -> None:
     spec = EngineSpec(formats=("torchscript", "onnx", "openvino", "pt2"))

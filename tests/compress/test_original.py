@@ -148,6 +148,7 @@ class Endless(nn.Module):
         return x
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(original_module, "FIRST_RUN_LIMIT_S", 0.05)
     model = reloaded(Endless())

@@ -28,6 +28,7 @@ from tests.compress import digits, zoo
 from tests.compress.sinks import Recorder, out_dir
 
 
+@pytest.mark.slow
 def test_trained_digits_lose_at_most_a_point_and_shrink(
     digits_files: Inputs, tmp_path: Path
 ) -> None:
@@ -80,6 +81,7 @@ def test_without_evaluation_quality_is_agreement_on_calibration(
     assert result.artifacts[0].fidelity.sqnr_db > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_convert_needs_shapes_only(tmp_path: Path, precision: str) -> None:
     torch.jit.script(zoo.small_cnn()).save(str(tmp_path / "m.pt"))
@@ -135,6 +137,7 @@ def test_several_inputs_and_outputs_go_all_the_way(tmp_path: Path) -> None:
     assert {layer.precision for layer in result.layers} == {"int8"}
 
 
+@pytest.mark.slow
 def test_preflight_says_what_would_happen_and_estimates_the_size(
     digits_files: Inputs, tmp_path: Path
 ) -> None:
@@ -150,6 +153,7 @@ def test_preflight_says_what_would_happen_and_estimates_the_size(
     assert 0.5 < answer["estimated_size_bytes"] / real < 2
 
 
+@pytest.mark.slow
 def test_importing_the_pipeline_starts_no_threads() -> None:
     """A zygote forks after this import, and a fork keeps one thread only."""
     code = "import compress.pipeline, os; print(len(os.listdir('/proc/self/task')))"
@@ -184,6 +188,7 @@ def test_resnet18_shrinks_three_and_a_half_times_and_keeps_its_batch_dynamic(
             assert (answer - expected).square().sum() < 1e-3 * expected.square().sum()
 
 
+@pytest.mark.slow
 def test_x86_vnni_refuses_a_processor_whose_sums_overflow(
     digits_files: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +198,7 @@ def test_x86_vnni_refuses_a_processor_whose_sums_overflow(
     assert run(EngineSpec(), digits_files, Recorder(), tmp_path / "out").artifacts
 
 
+@pytest.mark.slow
 def test_x86_vnni_is_closer_to_float_and_says_so(
     digits_files: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

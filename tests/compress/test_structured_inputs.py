@@ -18,6 +18,8 @@ from compress.spec import Config, ConvertConfig, EngineSpec, PtqConfig, TensorSp
 from tests.compress import structured
 from tests.compress.sinks import Recorder, out_dir
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = 24
 
 

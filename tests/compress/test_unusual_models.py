@@ -148,6 +148,7 @@ def samples() -> Tensor:
     return torch.randn(40, 12, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [Tied, TiedNorm, SingleSample, Gated, Rectified, Filled, Joined, DropsInPlace, Echo, Entered],

@@ -15,6 +15,7 @@ from tests.corpus.case import Case, model
 CASES = [*archives.CASES, *pickles.CASES, *code.CASES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_attack_is_refused_with_its_code_within_a_second(case: Case, tmp_path: Path) -> None:
     path = tmp_path / "m.pt"

@@ -142,6 +142,7 @@ def test_a_job_that_may_succeed_once_more_is_submitted_once_more(
     assert "watch it" in tersor("retry", job.id).stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_watching_leaves_the_job_running_and_says_so(
     server: Server, client: Client, job: Job
 ) -> None:
@@ -157,6 +158,7 @@ def test_ctrl_c_while_watching_leaves_the_job_running_and_says_so(
     assert client.jobs.get(job.id).status == "queued"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_bar_shows_stage_and_message(
     server: Server, job: Job, tmp_path: Path
 ) -> None:

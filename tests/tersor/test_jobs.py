@@ -81,6 +81,7 @@ def test_waiting_returns_the_figures_soon_after_the_job_has_ended(
     assert done.result.raw["not_known_yet"] == 1
 
 
+@pytest.mark.slow
 def test_waiting_tells_each_event_once_and_every_change(server: Server, job: Job) -> None:
     def work() -> None:
         server.change(job.id, status="running", stage="lift", progress=0.1)
@@ -101,6 +102,7 @@ def test_waiting_tells_each_event_once_and_every_change(server: Server, job: Job
     assert "lift" in [change.stage for change in changes]
 
 
+@pytest.mark.slow
 def test_an_event_that_changes_nothing_of_the_job_is_told_soon_and_no_change_with_it(
     server: Server, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_failed_job_raises_what_the_user_can_do(server: Server, job: Job) -> N
     assert job.wait(raise_on_failure=False).status == "failed"
 
 
+@pytest.mark.slow
 def test_waiting_ends_when_time_is_up_and_the_job_goes_on(client: Client, job: Job) -> None:
     began = time.monotonic()
     with pytest.raises(tersor.WaitTimeout) as caught:
@@ -255,6 +258,7 @@ def test_a_finished_job_is_removed(client: Client, job: Job) -> None:
         job.refresh()
 
 
+@pytest.mark.slow
 def test_a_preflight_without_a_worker_comes_back_unfinished(client: Client, job: Job) -> None:
     found = client.preflight(
         "ptq", job.spec["model_id"], calibration=job.spec["calibration"], timeout_s=0.3

@@ -17,6 +17,8 @@ from app.storage import content_key, open_store
 from tests.app.conftest import make_key
 from tests.tersor.conftest import Command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def beside() -> Command:

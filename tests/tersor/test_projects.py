@@ -79,6 +79,7 @@ def test_a_bound_that_cannot_be_read_is_wrong_usage(arguments: list[str], text: 
     assert text in Command()(*arguments, status=2).stderr
 
 
+@pytest.mark.slow
 def test_a_key_stops_to_work_when_it_said(server: Server, client: Client) -> None:
     until = datetime.now(UTC) + timedelta(seconds=2.5)
     made = client.keys.create("brief", expires_at=until)

@@ -86,6 +86,7 @@ def test_the_client_puts_each_id_where_it_belongs(job: Job, client: Client) -> N
     assert found.status == "queued"
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_figures_of_a_training_stand_below_the_bar(
     server: Server, job: Job, tmp_path: Path
 ) -> None:

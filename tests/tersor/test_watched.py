@@ -47,6 +47,7 @@ def test_a_process_that_exits_is_restarted(process: Watched) -> None:
     wait_for_restart(process)
 
 
+@pytest.mark.slow
 def test_a_process_that_stays_stopped_is_killed_and_restarted(process: Watched) -> None:
     before = process.pid
     assert before is not None
@@ -60,6 +61,7 @@ def test_a_process_that_stays_stopped_is_killed_and_restarted(process: Watched) 
     assert process.pid != before
 
 
+@pytest.mark.slow
 def test_a_process_that_goes_on_in_time_is_left_alone(process: Watched) -> None:
     before = process.pid
     assert before is not None

@@ -46,6 +46,7 @@ def heartbeat(database: Database, claimed: Claim) -> Iterator[Heartbeat]:
     heartbeat.stop()
 
 
+@pytest.mark.slow
 def test_progress_is_written_at_most_once_a_tick(
     database: Database, claimed: Claim, heartbeat: Heartbeat
 ) -> None:

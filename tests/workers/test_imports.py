@@ -3,7 +3,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_worker_process_imports_no_torch_and_no_web_framework() -> None:
     code = (
         "import sys, workers.__main__, workers.sweeper, workers.supervisor\n"

@@ -138,6 +138,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_each_limit_holds(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path / "file")],

@@ -24,6 +24,7 @@ def figures(*, is_epoch: bool = False, **data: Any) -> Note:
     return Note("metrics", "epoch", {"step": 1, "is_epoch": is_epoch} | data)
 
 
+@pytest.mark.slow
 def test_of_a_week_of_figures_every_epoch_is_kept_and_few_in_between() -> None:
     clock = Clock()
     judge = Sieve(clock).judge

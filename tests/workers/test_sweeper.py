@@ -165,6 +165,7 @@ def test_after_being_held_up_itself_the_sweeper_gives_owners_time_to_renew(
     assert get_job(database, job_id).status == "queued"
 
 
+@pytest.mark.slow
 @on_postgresql  # on SQLite a write locks the whole database
 def test_a_row_that_a_frozen_worker_holds_does_not_hold_up_the_others(
     settings: Settings, database: Database, sweeper: Sweeper
@@ -227,6 +228,7 @@ def test_preflights_that_ended_long_ago_are_forgotten_and_jobs_never(
         assert session.scalars(select(JobDataset).where(JobDataset.job_id == old)).all() == []
 
 
+@pytest.mark.slow
 def test_a_worker_is_listed_while_it_lives(
     settings: Settings, database: Database, store: LocalBlobStore
 ) -> None:

@@ -28,6 +28,8 @@ from workers.failures import worker_lost
 from workers.lease import claim
 from workers.webhooks import WebhookSender
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 
 

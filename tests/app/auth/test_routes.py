@@ -104,6 +104,7 @@ def test_a_key_opens_nothing_after_its_time(client: TestClient, services: Servic
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
 
 
+@pytest.mark.slow
 def test_a_key_cannot_live_on_in_one_that_it_made(client: TestClient) -> None:
     soon = utc_now() + timedelta(hours=1)
     made = client.post("/v1/keys", json={"expires_at": soon.isoformat()}).json()

@@ -33,6 +33,7 @@ def test_an_uploaded_dataset_is_described_and_comes_back_whole(
     assert client.get(f"/v1/datasets/{data['id']}").status_code == 404
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arrays", "code"),
     [

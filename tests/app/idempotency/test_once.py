@@ -91,6 +91,7 @@ def test_a_job_is_submitted_once_and_its_first_answer_stays(
     assert count(services, Job) == 0
 
 
+@pytest.mark.slow
 @both_databases
 @pytest.mark.parametrize("what", ["jobs", "models"])
 def test_many_at_once_make_one(

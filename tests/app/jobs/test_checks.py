@@ -101,6 +101,7 @@ STRUCTURED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arrays", "told"),
     [

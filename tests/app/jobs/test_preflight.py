@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from redis import Redis
 from starlette.testclient import TestClient
 
@@ -17,6 +18,7 @@ from tests.app.jobs.conftest import change
 from tests.databases import both_databases
 
 
+@pytest.mark.slow
 @both_databases
 def test_a_preflight_answers_later_where_no_worker_comes(
     client: TestClient, body: dict[str, Any], services: Services, broker: Redis

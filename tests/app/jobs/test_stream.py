@@ -23,6 +23,8 @@ from tests.app.conftest import make_key, make_settings
 from tests.app.jobs.conftest import change
 from tests.app.server import Server, serve, wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

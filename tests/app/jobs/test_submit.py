@@ -117,6 +117,7 @@ def test_a_refused_job_sends_no_message_and_leaves_no_row(
     assert broker.llen("cpu") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "pointers"),
     [

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from app.db import utc_now
@@ -13,6 +14,8 @@ from app.jobs.tables import JobEvent
 from app.state import Services
 from tests.app.jobs.conftest import change
 from tests.databases import both_databases
+
+pytestmark = pytest.mark.slow
 
 
 @both_databases

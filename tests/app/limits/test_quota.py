@@ -88,6 +88,7 @@ def test_jobs_are_counted_while_they_are_unfinished(
     assert client.post("/v1/preflight", json=body).status_code in (200, 202)
 
 
+@pytest.mark.slow
 @both_databases
 @pytest.mark.parametrize("what", ["jobs", "models"])
 def test_many_at_once_get_no_more_than_the_limit(

@@ -4,6 +4,7 @@ import socket
 import time
 from pathlib import Path
 
+import pytest
 from starlette.testclient import TestClient
 
 from app.errors import RateLimited
@@ -31,6 +32,7 @@ def test_two_processes_share_one_count(broker_url: str) -> None:
     assert count_allowed(both, "prj_b", 20, 5) == 5  # another project's own
 
 
+@pytest.mark.slow
 def test_after_a_pause_there_is_room_again(broker_url: str) -> None:
     limiter = RateLimiter(broker_url)
     assert count_allowed([limiter], "prj_a", 5, 20) < 20

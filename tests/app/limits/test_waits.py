@@ -76,6 +76,7 @@ def test_one_too_many_is_refused_before_anything_is_done(
     assert client.get(f"{url}/events", headers=_STREAM).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_stream_counts_until_it_ends_however_it_does(tmp_path: Path) -> None:
     limits = {"TERSOR_LIMIT_WAITING_PER_PROJECT": "2"}
     with serve(tmp_path / "data", **limits) as server, server.client() as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from starlette.testclient import TestClient
 
 from app.settings import Settings
@@ -24,6 +25,7 @@ def test_removals_at_once_agree_on_one(client: TestClient) -> None:
         assert sorted(statuses) == [204] + [404] * 5
 
 
+@pytest.mark.slow
 @both_databases
 def test_uploads_and_removals_of_equal_bytes_at_once(
     client: TestClient, settings: Settings

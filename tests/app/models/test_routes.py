@@ -22,6 +22,7 @@ from tests.app.samples import files_in, upload
 from tests.databases import both_databases
 
 
+@pytest.mark.slow
 @both_databases
 def test_an_uploaded_model_is_described_and_comes_back_whole(client: TestClient) -> None:
     content = samples.scripted_cnn()

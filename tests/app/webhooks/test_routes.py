@@ -53,6 +53,7 @@ def test_a_job_with_a_webhook_needs_a_secret(client: TestClient, body: dict[str,
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "url",
     [
@@ -70,6 +71,7 @@ def test_an_address_that_is_not_public_is_refused_at_once(
         assert answer.json()["errors"][0]["pointer"] == "/webhook/url"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "webhook",
     [
@@ -114,6 +116,7 @@ def test_which_addresses_a_webhook_may_go_to(
             check_address(address, allowed)
 
 
+@pytest.mark.slow
 @both_databases
 def test_a_cancelled_job_is_announced_in_the_transaction_that_cancels_it(
     client: TestClient, services: Services, body: dict[str, Any], secret: str

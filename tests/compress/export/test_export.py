@@ -27,6 +27,7 @@ def fail_onnx(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     return raised
 
 
+@pytest.mark.slow
 def test_an_error_of_a_library_keeps_no_other_format(
     digits_files: Inputs, tmp_path: Path, fail_onnx: list[Exception]
 ) -> None:
@@ -48,6 +49,7 @@ def _caused(error: Exception, cause: Exception) -> Exception:
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

@@ -20,6 +20,8 @@ from compress.export.onnx import export_onnx
 from compress.measure.size import sha256
 from tests.compress.export.plans import Net, image_plan, images, plan_of
 
+pytestmark = pytest.mark.slow
+
 
 def session(path: Path, optimized: Path | None = None) -> Any:
     options = onnxruntime.SessionOptions()

@@ -21,6 +21,8 @@ from tests.compress.export.plans import image_plan, images
 from tests.compress.sinks import Recorder
 from tests.compress.zoo.registry import ENTRIES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:

@@ -13,6 +13,8 @@ import torch
 from compress.export import Plan, export
 from tests.compress.export.plans import image_plan, images
 
+pytestmark = pytest.mark.slow
+
 _SCRIPT = """
 import sys
 sys.path = [each for each in sys.path if each]

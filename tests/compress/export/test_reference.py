@@ -47,6 +47,7 @@ def test_a_linear_is_what_the_formula_says(dialect: Dialect) -> None:
     assert (steps > 0.5).mean() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_net_comes_out_as_in_int8_but_for_last_bits(dialect: Dialect, tmp_path: Path) -> None:
     int8 = image_plan(tmp_path, "int8").graph_module

@@ -18,6 +18,8 @@ from compress.measure.outputs import output_tensors, same_structure
 from compress.spec import Format
 from tests.compress.export.plans import plan_of
 
+pytestmark = pytest.mark.slow
+
 FORMATS: list[Format] = list(SUFFIXES)
 
 

@@ -19,6 +19,8 @@ from compress.quantize.weight_only import quantize_weight_only
 from compress.spec import Format, PtqConfig
 from tests.compress.export.plans import plan_of
 
+pytestmark = pytest.mark.slow
+
 
 class Reader(nn.Module):
     """A table, recurrent layers of both kinds and a cell, linears of two and three axes."""

@@ -70,6 +70,7 @@ class Pair(nn.Module):
         return joined, {"logits": self.score(joined), "joined": joined * 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["int8", "fp16", "fp32"])
 def test_several_inputs_and_nested_outputs_keep_their_names(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)

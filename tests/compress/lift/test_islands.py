@@ -83,6 +83,7 @@ def through_a_file(lifted: Lifted) -> torch.jit.ScriptModule:
     return export(scripted, [], "script")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "lifted_modules", "parameters"),
     [(DataBranch, {"first"}, 20), (DataLoop, {"first"}, 20), (Decoder, {"encoder"}, 40),

@@ -32,6 +32,7 @@ class Recurrent(nn.Module):
         return self.layer(x)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize(
     "layer",
@@ -77,6 +78,7 @@ def test_cells() -> None:
     agree(lifted, model, torch.randn(5, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
@@ -111,6 +113,7 @@ class Attends(nn.Module):
         return plain + masked, plain if weights is None else weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize(("weights", "average"), [(False, True), (True, True), (True, False)])
 def test_fused_attention_is_opened(how: How, weights: bool, average: bool) -> None:

@@ -115,6 +115,7 @@ def check(lifted: Lifted, model: nn.Module, lengths: tuple[int, ...]) -> None:
             torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Carried, Appends, Writes, Nested, BranchesOnStep, AsLongAsData])
 def test_a_loop_runs_for_any_length(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)

@@ -24,6 +24,8 @@ from tests.compress.lift.exported import (
     net_input,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore")  # upstream's deprecations, hundreds of them
 @pytest.mark.parametrize("how", HOWS)

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from compress.lift import lift
 from tests.compress.lift.exported import HOWS, How, export
 
+pytestmark = pytest.mark.slow
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": F.relu6,
     "leaky_relu": F.leaky_relu,

@@ -94,6 +94,7 @@ def through_a_file(lifted: Lifted) -> torch.jit.ScriptModule:
     return export(scripted, [], "script")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "kept"),
     [(InPlace, ["calls"]), (Sets, ["state", "count"]),

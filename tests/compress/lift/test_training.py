@@ -12,6 +12,7 @@ from compress.lift import lift
 from tests.compress.lift.exported import HOWS, How, export, net, net_input
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("name", ["mlp", "small_cnn", "resnet18", "mobilenet_v2", "densenet"])
 def test_a_gradient_reaches_every_parameter(name: str, how: How) -> None:

@@ -20,6 +20,7 @@ def work(count: int) -> object:
     return sum(range(count))
 
 
+@pytest.mark.slow
 def test_the_ratio_of_known_work_lies_in_a_narrow_interval() -> None:
     comparison = compare(lambda: work(60_000), lambda: work(20_000), budget_s=3)
     low, high = comparison.speedup.ci95
@@ -28,6 +29,7 @@ def test_the_ratio_of_known_work_lies_in_a_narrow_interval() -> None:
     assert comparison.baseline.runs >= 12
 
 
+@pytest.mark.slow
 def test_rare_long_calls_do_not_rule_the_ratio() -> None:
     """One call in fifty waits for another process, and is a hundred times longer."""
     calls = 0

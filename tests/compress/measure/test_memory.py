@@ -16,6 +16,8 @@ from compress.spec import Format
 from tests.compress.measure.memory_jobs import ends_itself, fills, never_ends, prints, raises
 from workers.sandbox import Confinement, Limits, lock_down
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

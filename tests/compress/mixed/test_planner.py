@@ -22,6 +22,8 @@ from compress.spec import LayerPrecision, MixedConfig
 from tests.compress import digits
 from tests.compress.mixed.breakable import breakable
 
+pytestmark = pytest.mark.slow
+
 CULPRITS = {"wide", "narrow"}
 ALL = ("int8", "fp16", "fp32")
 

@@ -68,6 +68,7 @@ PLANS: tuple[dict[str, LayerPrecision], ...] = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", ["histogram", "minmax"])
 def test_every_plan_gets_the_scales_that_a_pass_of_its_own_would_give_it(
     lifted: fx.GraphModule, observer: Observer

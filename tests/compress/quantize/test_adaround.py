@@ -51,6 +51,7 @@ def error(model: nn.Module, reference: nn.Module, data: Tensor) -> float:
         return float((model(data) - reference(data)).square().mean())
 
 
+@pytest.mark.slow
 def test_every_weight_goes_to_an_integer_beside_it() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
@@ -72,6 +73,7 @@ def test_outputs_are_closer_than_with_rounding_to_nearest_on_data_not_seen() -> 
     assert error(after, model, data[512:]) < 0.5 * error(to_nearest(model), model, data[512:])
 
 
+@pytest.mark.slow
 def test_convolutions_learn_too_grouped_ones_included() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -131,6 +133,7 @@ def test_the_int8_graph_holds_just_the_integers_that_were_learned() -> None:
     assert moved > 0
 
 
+@pytest.mark.slow
 def test_progress_is_told_layer_by_layer() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))

@@ -48,6 +48,7 @@ def test_the_engine_is_put_back(engine: str) -> None:
         torch.backends.quantized.engine = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet18", "mobilenet_v2", "mobilenet_v3", "efficientnet", "shufflenet_v2"]
 )

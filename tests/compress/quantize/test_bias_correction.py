@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, fx, nn
 
@@ -86,6 +87,7 @@ def test_what_is_computed_before_rounding_is_what_the_kernel_rounds() -> None:
         assert float((exact - answer.dequantize()).abs().max()) < 0.75 * answer.q_scale()
 
 
+@pytest.mark.slow
 def test_correction_brings_answers_closer_where_weights_share_one_scale() -> None:
     model = zoo.mobilenet_v2(10, full=False)
     data = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -107,6 +107,7 @@ class Recurrent(nn.Module):
         return self.out(self.rnn(self.cell(states[:, 0]).unsqueeze(0))[0]), memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("freeze", [True, False])
 def test_recurrent_layers_and_bags_are_stored_in_half_in_the_file_too(

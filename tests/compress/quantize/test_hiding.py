@@ -160,6 +160,7 @@ class Residual(nn.Module):
         return self.fourth(self.pool(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("floats", "conversions"),
     [

@@ -84,6 +84,7 @@ def _linears(model: fx.GraphModule) -> list[str]:
     return [name for name in calls if isinstance(model.get_submodule(name), nn.Linear)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dynamic", "weight_only", "static", "mixed"])
 def test_every_way_makes_them_int8(lifted: tuple[Net, fx.GraphModule, Tensor], kind: str) -> None:
     net, graph_module, x = lifted

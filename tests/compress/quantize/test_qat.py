@@ -69,6 +69,7 @@ def rounded_layers(model: QatModel) -> Iterator[tuple[str, RoundedLayer]]:
             yield name, module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["x86", "arm"])
 @pytest.mark.parametrize(("build", "shape"), NETS)
 def test_it_begins_where_calibration_alone_ends(
@@ -94,6 +95,7 @@ def test_it_begins_where_calibration_alone_ends(
         assert float((before - wanted).norm() / wanted.norm()) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight_dtype", "granularity"),
     [("int8", "per_channel"), ("int8", "per_tensor"), ("int4", "per_channel")],
@@ -198,6 +200,7 @@ def test_depthwise_weights_have_seven_bits_where_full_activations_would_overflow
     assert int(second) <= 64
 
 
+@pytest.mark.slow
 def test_a_state_dict_holds_all_that_training_changes() -> None:
     data = images()
     model, other = (prepared(zoo.small_cnn(), data) for _ in range(2))

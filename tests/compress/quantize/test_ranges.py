@@ -60,6 +60,7 @@ def grid(values: Tensor, count: int = 120) -> list[tuple[float, float]]:
     return [(a, b) for a in lows for b in highs if b > a]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     ("observer", "error"), [("mse", squared_error), ("histogram", expected_error)]
@@ -123,6 +124,7 @@ def divergence(values: Tensor, width: float, high: float) -> float:
     return sum(p[k] / total_p * math.log(p[k] / total_p / (q[k] / total_q)) for k in inside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["relu", "long tail"])
 def test_entropy_finds_the_least_divergence_of_a_plain_grid(shape: str) -> None:
     values = draw("relu") if shape == "relu" else draw("normal").abs() ** 2

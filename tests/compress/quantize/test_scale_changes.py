@@ -14,6 +14,8 @@ from compress.spec import PtqConfig
 from tests.compress.zoo.entry import export, load
 from tests.compress.zoo.registry import ENTRIES
 
+pytestmark = pytest.mark.slow
+
 
 def counts(graph_module: fx.GraphModule) -> tuple[int, int]:
     """Return the numbers of quantize and dequantize calls."""

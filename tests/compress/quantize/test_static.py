@@ -32,6 +32,7 @@ def sqnr_db(reference: Tensor, answer: Tensor) -> float:
     return float(10 * torch.log10(reference.square().sum() / noise))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "shape"),
     [
@@ -183,6 +184,7 @@ def fingerprint(result: Quantized) -> list[object]:
     return [*found, {k: v.tolist() for k, v in result.graph_module.named_buffers()}]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", get_args(Observer))
 def test_two_runs_give_equal_bytes_of_weights_and_scales(observer: str) -> None:
     data = torch.randn(16, 1, 8, 8)
@@ -199,6 +201,7 @@ def test_the_float_graph_is_left_as_it_was() -> None:
         assert torch.equal(model(data), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("observer", get_args(Observer))
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 def test_every_choice_of_observer_and_granularity_works(observer: str, granularity: str) -> None:

@@ -60,6 +60,7 @@ def mean_error(rounded: Tensor, rows: Tensor) -> float:
     return float((rounded - rows).square().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
 @pytest.mark.parametrize("freeze", [True, False])
 def test_files_of_every_layout_are_as_small_as_their_tables_say_and_load_again(

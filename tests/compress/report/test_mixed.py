@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from compress.report.mixed import mixed_plots, mixed_tables
 from compress.report.write import render
 from tests.compress.report.test_report import result
@@ -30,6 +32,7 @@ STORY: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_each_plan_tried_is_a_row_and_a_point() -> None:
     told = replace(result(), mixed=STORY)
     tables = {table["label"]: table for table in mixed_tables(told)}

@@ -28,6 +28,8 @@ from compress.result import (
     Undelivered,
 )
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script>\" onload='x' $\\frac{ {{ 7*7 }} &amp; \x1b[31m\ud800"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from compress.report.training import training_plots, training_tables
 from compress.report.write import render
 from tests.compress.report.test_report import HOSTILE, Page, result
@@ -83,12 +85,14 @@ def test_a_training_without_labels_shows_its_loss_alone() -> None:
     assert "accuracy" not in training_tables(told)[1]["columns"]
 
 
+@pytest.mark.slow
 def test_other_methods_have_no_such_part() -> None:
     assert training_plots(result()) == []
     assert training_tables(result()) == []
     assert "Training" not in Page(render(result())).texts
 
 
+@pytest.mark.slow
 def test_names_of_losses_are_hostile_input() -> None:
     curve = [point(n, parts={HOSTILE: 1.0, "b": 2.0}) for n in (1, 2)]
     page = Page(render(replace(result(), training=RECORD | {"curve": curve})))

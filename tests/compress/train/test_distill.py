@@ -29,6 +29,8 @@ from tests.compress import digits
 from tests.compress.sinks import out_dir
 from tests.compress.train import runs
 
+pytestmark = pytest.mark.slow
+
 STUDENT: dict[str, Any] = {"student_model_id": "student"}
 
 

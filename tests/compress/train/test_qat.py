@@ -177,6 +177,7 @@ class Killer(Recorder):
             raise Killed
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_to_the_same_scales_and_weights(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "samples": 96, "epochs": 5, "batch_size": 32, "learning_rate": 1e-3,
@@ -270,6 +271,7 @@ class Counted:
         return [[PIXELS[:16]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "norms_until", "ranges_until"),
     [
