@@ -24,12 +24,12 @@ from compress.quantize import (
     quantize_dynamic,
     quantize_static,
     quantize_weight_only,
+    to_any_half,
     to_float32,
     to_half,
     to_half_computing,
     to_integers,
 )
-from compress.quantize.narrowing import HALVES
 from compress.result import Inputs
 from compress.searching import search_mixed, try_mixed
 from compress.spec import (
@@ -130,6 +130,7 @@ def compress_model(
         probes=intake.layer_probes(),
         gpu=device_of("cuda") if spec.backend == "cuda" else None,
         batch=_timed_batch(intake) if spec.backend == "cuda" else None,
+        warn=progress.warn,
         on_convert=lambda: progress.stage("convert", "converting weights"),
         on_round=lambda done, total: progress.part(done / total, f"rounding layer {done}/{total}"),
     )
@@ -165,6 +166,7 @@ def _convert(
     probes: Sequence[Sequence[Any]],
     gpu: torch.device | None = None,
     batch: Sequence[Any] | None = None,
+    warn: Callable[[str], None] = lambda message: None,
     on_convert: Callable[[], None] = lambda: None,
     on_round: Callable[[int, int], None] = lambda done, total: None,
 ) -> Quantized:
@@ -182,7 +184,7 @@ def _convert(
     if spec.backend == "cuda":
         on_convert()
         return to_integers(
-            graph, example, batch or example, config.overrides, islands, gpu or CPU,
+            graph, example, batch or example, config.overrides, islands, gpu or CPU, warn,
             is_timed=gpu is not None,
         )  # fmt: skip
     if config.mode == "weight_only":
@@ -225,11 +227,10 @@ def _halve(
 ) -> tuple[Quantized, str]:
     """Bring a model that has learned to a GPU, in 16 bits if it can be; its precision beside it."""
     islands, device = lifted.report.island_reasons, device_of("cuda")
-    for precision in HALVES:
-        try:
-            return to_half_computing(model, probe, islands, precision, device), precision
-        except NothingToCompress as error:
-            progress.warn(error.message)
+    try:
+        return to_any_half(model, probe, islands, device, progress.warn)
+    except NothingToCompress as error:
+        progress.warn(error.message)
     whole = to_float32(model, islands)
     move(whole.graph_module, device)
     return whole, "fp32"

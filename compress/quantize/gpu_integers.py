@@ -8,7 +8,7 @@ these are, the GPU is asked.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -23,14 +23,15 @@ from compress.measure.fidelity import NoiseMeter
 from compress.measure.timing import Call, GpuCall, enter
 from compress.quantize.drafting import Quantized
 from compress.quantize.half import to_float32
-from compress.quantize.half_computing import to_half_computing
+from compress.quantize.half_computing import to_any_half
+from compress.quantize.integer_linear import IntegerLinear
 from compress.quantize.islands import keeps_state, renew_islands
-from compress.quantize.layers import weighted_layers
+from compress.quantize.layers import nothing_done, weighted_layers
 from compress.quantize.linears import linears_
-from compress.quantize.modules import IntegerLinear
-from compress.quantize.narrowing import HALVES
+from compress.quantize.modules import StoredLayer
 from compress.quantize.overrides import resolve_overrides
-from compress.quantize.replacing import override_reason
+from compress.quantize.replacing import replace_layers_
+from compress.quantize.rounding import round_int8
 from compress.spec import LayerPrecision
 
 _MULTIPLE = 8
@@ -50,6 +51,7 @@ def to_integers(
     overrides: Mapping[str, LayerPrecision],
     islands: Mapping[str, str] | None = None,
     device: torch.device = CPU,
+    warn: Callable[[str], None] = lambda message: None,
     *,
     is_timed: bool = True,
 ) -> Quantized:
@@ -63,6 +65,7 @@ def to_integers(
             16 bits.
         islands: Name to the reason why a module stays TorchScript.
         device: Where the copy is to compute.
+        warn: Is told why the rest does not compute in float16.
         is_timed: Whether layers that could be int8 are so only where that is quicker.
 
     Raises:
@@ -73,53 +76,53 @@ def to_integers(
     linears_(source)
     whole = to_float32(source, islands).graph_module
     resolved = resolve_overrides(overrides, list(weighted_layers(whole)))
-    half = _halved(whole, probe, islands, device)
+    half, _ = to_any_half(whole, probe, islands, device, warn)
     model = half.graph_module
+    layers = weighted_layers(model)
+    names = {id(layer.module): name for name, layer in layers.items()}
     given = _record(model, bring(list(batch), device))
-    table, verdicts = [], dict[Any, bool]()
-    for layer in half.layers:
-        name = layer.name
-        kept = override_reason(resolved, name)
-        inputs = given.get(name)
-        if kept is None and inputs is None:
-            kept = layer.reason or _NO_KERNEL
-        if kept is None and inputs is not None:
-            integers = _integers(whole.get_submodule(name)).to(device)
-            shape = (inputs.shape, integers.weight.shape)
-            is_wanted = name in resolved or not is_timed
-            if not is_wanted and shape not in verdicts:
-                verdicts[shape] = _is_quicker(model.get_submodule(name), integers, inputs)
-            if is_wanted or verdicts[shape]:
-                noise = _sqnr_db(whole.get_submodule(name), integers, inputs)
-                model.set_submodule(name, integers)
-                size = (layer.size_bytes[0], integers.stored_bytes())
-                layer = replace(layer, precision="int8", size_bytes=size, sqnr_db=noise)
-            else:
-                kept = _SLOWER
-        table.append(replace(layer, reason=kept))
+    verdicts: dict[Any, bool] = {}
+    noise_db: dict[str, float] = {}
+
+    def convert(module: nn.Module) -> StoredLayer | str:
+        name = names.get(id(module))
+        if name is None or name not in given:
+            return _NO_KERNEL
+        pattern, precision = resolved.get(name, (None, "int8"))
+        if precision != "int8":
+            return f"override '{pattern}' keeps it in 16 bits"
+        inputs, layer = given[name], whole.get_submodule(name)
+        integers = _integers(layer).to(device)
+        size = (inputs.shape, integers.integers.shape)
+        if pattern is None and is_timed:
+            if size not in verdicts:
+                verdicts[size] = _is_quicker(module, integers, inputs)
+            if not verdicts[size]:
+                return _SLOWER
+        noise_db[name] = _sqnr_db(layer, integers, inputs)
+        return integers
+
+    reasons = replace_layers_(
+        model, [name for name, layer in layers.items() if not layer.is_island], convert
+    )
+    table = [
+        replace(
+            layer, precision="int8", sqnr_db=noise_db.get(layer.name),
+            size_bytes=(layer.size_bytes[0], _bytes_of(model, layer.name)),
+        )
+        if reasons.get(layer.name, _NO_KERNEL) is None
+        else replace(layer, reason=layer.reason or reasons.get(layer.name))
+        for layer in half.layers
+    ]  # fmt: skip
     if not any(layer.precision == "int8" for layer in table):
         raise NothingToCompress(
             "No layer of the model is faster in int8 than in 16 bits on this worker's GPU "
             f"({len(verdicts)} sizes timed). Use method 'convert' with precision 'fp16', or have "
             "layers made int8 whatever it costs in time, by overrides to 'int8'."
+            if verdicts
+            else nothing_done(table, "can be int8 on a GPU")
         )
     return Quantized(model, table)
-
-
-def _halved(
-    whole: fx.GraphModule,
-    probe: Sequence[Any],
-    islands: Mapping[str, str] | None,
-    device: torch.device,
-) -> Quantized:
-    """Return the model in float16, or in bfloat16 if its numbers are too large for that."""
-    *others, last = HALVES
-    for precision in others:
-        try:
-            return to_half_computing(whole, probe, islands, precision, device)
-        except NothingToCompress:
-            continue
-    return to_half_computing(whole, probe, islands, last, device)
 
 
 def _record(model: fx.GraphModule, batch: Sequence[Any]) -> dict[str, Tensor]:
@@ -145,6 +148,12 @@ def _record(model: fx.GraphModule, batch: Sequence[Any]) -> dict[str, Tensor]:
     return given
 
 
+def _bytes_of(model: fx.GraphModule, name: str) -> int:
+    layer = model.get_submodule(name)
+    assert isinstance(layer, StoredLayer)
+    return layer.stored_bytes()
+
+
 def _takes_integers(layer: nn.Module) -> bool:
     return (
         isinstance(layer, nn.Linear)
@@ -154,14 +163,9 @@ def _takes_integers(layer: nn.Module) -> bool:
 
 
 def _integers(layer: Any) -> IntegerLinear:
-    """Return a Linear in int8: each output has a scale, which its largest weight makes 127."""
-    weight: Tensor = layer.weight.detach().float()
-    scale = weight.abs().amax(1).clamp_min(1e-30) / 127
-    return IntegerLinear(
-        (weight / scale[:, None]).round().to(torch.int8),
-        scale,
-        None if layer.bias is None else layer.bias.detach().float(),
-    ).eval()
+    """Return a float32 Linear in int8; each output has a scale."""
+    bias = None if layer.bias is None else layer.bias.detach()
+    return IntegerLinear(round_int8(layer.weight.detach()), bias).eval()
 
 
 def _is_quicker(half: nn.Module, integers: nn.Module, x: Tensor) -> bool:

@@ -6,7 +6,7 @@ Arguments and outputs keep their element types, so the file drops in where the o
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from compress.out_of_memory import lacks_memory
 from compress.quantize.drafting import Quantized
 from compress.quantize.half import to_float32
 from compress.quantize.islands import keeps_state, renew_islands
-from compress.quantize.narrowing import TYPES, HalfPrecision, fits
+from compress.quantize.narrowing import HALVES, TYPES, HalfPrecision, fits
 from compress.structure import map_tensors
 
 
@@ -74,6 +74,34 @@ def to_half_computing(
         for layer in folded.layers for before in layer.size_bytes[:1]
     ]  # fmt: skip
     return Quantized(model, table)
+
+
+def to_any_half(
+    graph_module: fx.GraphModule,
+    probe: Sequence[Any],
+    islands: Mapping[str, str] | None,
+    device: torch.device,
+    warn: Callable[[str], None],
+) -> tuple[Quantized, HalfPrecision]:
+    """Return a copy in float16, or in bfloat16 if its numbers are too large for that, and in which.
+
+    Args:
+        graph_module: As for `to_half_computing`, and the others, too.
+        probe: As there.
+        islands: As there.
+        device: As there.
+        warn: Is told why it does not compute in one of them.
+
+    Raises:
+        NothingToCompress: It computes in neither.
+    """
+    *others, last = HALVES
+    for precision in others:
+        try:
+            return to_half_computing(graph_module, probe, islands, precision, device), precision
+        except NothingToCompress as error:
+            warn(error.message)
+    return to_half_computing(graph_module, probe, islands, last, device), last
 
 
 class _Narrowing(fx.Interpreter):

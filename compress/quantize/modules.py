@@ -106,45 +106,6 @@ class DynamicLinear(StoredLayer):
         return unpacked
 
 
-class IntegerLinear(StoredLayer):
-    """`x @ weight.T + bias` in int8 by the kernels that GPUs have for it, in any float type.
-
-    Each row of `x` is divided by its largest magnitude on each call, as in `DynamicLinear`.
-
-    Attributes:
-        weight: `[out, in]`, int8.
-        scale: `[out]`, float32; what a step of the weight is worth.
-        bias: `[out]`, float32.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        """Take the weight over; without a bias, none is added."""
-        super().__init__("int8")
-        self.out_features = int(weight.shape[0])
-        self.has_bias = bias is not None
-        self.register_buffer("weight", weight)
-        self.register_buffer("scale", scale)
-        self.register_buffer("bias", torch.zeros(0) if bias is None else bias.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `[..., out]` of `[..., in]`, in the type of `x`."""
-        rows = x.reshape(-1, x.shape[-1])
-        step = rows.abs().amax(1, keepdim=True).float().clamp_min(1e-30) / 127
-        whole = (rows / step).round().to(torch.int8)
-        count = whole.shape[0]
-        if count < 32:  # the kernel takes no fewer than 17
-            whole = F.pad(whole, [0, 0, 0, 32 - count])
-        product = torch._int_mm(whole, self.weight.t())[:count].float() * step * self.scale
-        if self.has_bias:
-            product = product + self.bias
-        shape = list(x.shape[:-1]) + [self.out_features]  # noqa: RUF005 torch.jit unpacks none
-        return product.to(x.dtype).view(shape)
-
-
 class WeightOnlyLinear(StoredLayer):
     """`x @ weight.T + bias` in float32 with a weight in integers, widened on each call.
 

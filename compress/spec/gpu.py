@@ -38,6 +38,8 @@ def find_contradiction(
             return "config", f"{_DYNAMIC}."
         if config.granularity != "per_channel" or config.smoothquant:
             return "config", f"{_DYNAMIC}, granularity to 'per_channel', and leave smoothquant out."
+        if not set(config.overrides.values()) <= {"int8", "fp16"}:
+            return "config", "For backend 'cuda', overrides of ptq are 'int8' or 'fp16'."
     if set(formats) != {"torchscript"}:
         return "formats", "For backend 'cuda' there is format 'torchscript'; ask for that alone."
     if device == "cpu":

@@ -87,7 +87,7 @@ def check_integers(inputs: Inputs, out: Path) -> None:
     assert artifact.precision == "int8"
     loaded = torch.jit.load(str(out / artifact.name), map_location=devices.device_of("cuda"))
     held = {name: value.dtype for name, value in loaded.named_buffers()}
-    assert held[f"{names[0]}.weight"] == torch.int8
+    assert held[f"{names[0]}.integers"] == torch.int8
     _, _, held_back, labels = digits.images()
     with torch.no_grad():
         answers = loaded(held_back.to(devices.device_of("cuda"))).cpu()

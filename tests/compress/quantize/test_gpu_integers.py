@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from compress.errors import InvalidSpec, NothingToCompress
 from compress.export.torchscript import export_torchscript
 from compress.quantize import gpu_integers, to_integers
-from compress.quantize.modules import IntegerLinear
+from compress.quantize.integer_linear import IntegerLinear
 
 X = torch.randn(40, 64, generator=torch.Generator().manual_seed(0))
 
@@ -64,9 +64,8 @@ def test_a_layer_computes_by_the_formula(shape: tuple[int, ...], dtype: torch.dt
     weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
     scale = weight.abs().amax(1, keepdim=True) / 127
     step = x.double().abs().amax(-1, keepdim=True) / 127
-    wanted = ((x.double() / step).round() @ (weight / scale).round().t()) * step * scale[
-        :, 0
-    ] + bias
+    product = (x.double() / step).round() @ (weight / scale).round().t()
+    wanted = product * step * scale[:, 0] + bias
     for found in (integers(x), torch.jit.script(integers)(x)):
         assert found.dtype == dtype
         assert found.shape == (*shape[:-1], 24)
@@ -101,6 +100,51 @@ def test_layers_are_int8_where_that_is_quicker(net: fx.GraphModule, asked: list[
         answer, wanted = made.graph_module(X), net(X)
     assert answer.dtype == torch.float32
     assert 20 * torch.log10(wanted.norm() / (answer - wanted).norm()) > 35
+
+
+def test_a_weight_that_is_read_by_itself_stays_one(asked: list[int]) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.wide = nn.Linear(64, 128), nn.Linear(64, 128)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + self.wide(x) + self.first.weight.sum()
+
+    torch.manual_seed(0)
+    tied = fx.symbolic_trace(Tied().eval())
+    made = to_integers(tied, [X[:2]], [X], {})
+    assert precisions(made) == {"first": "fp16", "wide": "int8"}
+    with torch.no_grad():
+        torch.testing.assert_close(made.graph_module(X), tied(X), rtol=0.02, atol=0.05)
+
+
+def test_a_layer_of_two_names_is_made_once(asked: list[int]) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.back, self.again = (
+                nn.Linear(64, 128), nn.Linear(128, 64), nn.Linear(64, 128),
+            )  # fmt: skip
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.again(self.back(self.wide(x).relu()).relu())
+
+    torch.manual_seed(0)
+    graph = fx.symbolic_trace(Twice().eval())
+    graph.set_submodule("again", graph.get_submodule("wide"))
+    made = to_integers(graph, [X[:2]], [X], {})
+    assert precisions(made) == {"wide": "int8", "back": "fp16", "again": "int8"}
+    assert made.graph_module.get_submodule("wide") is made.graph_module.get_submodule("again")
+    with torch.no_grad():
+        torch.testing.assert_close(made.graph_module(X), graph(X), rtol=0.02, atol=0.05)
+
+
+def test_a_model_without_such_layers_is_told_so() -> None:
+    net = fx.symbolic_trace(nn.Sequential(nn.Linear(64, 10)).eval())
+    for is_timed in (True, False):
+        with pytest.raises(NothingToCompress, match="8 divides"):
+            to_integers(net, [X[:2]], [X], {}, is_timed=is_timed)
 
 
 def test_overrides_decide_without_timing(net: fx.GraphModule, asked: list[int]) -> None:
@@ -139,8 +183,11 @@ def test_weights_beyond_float16_go_by_bfloat16(net: fx.GraphModule, asked: list[
         net.get_submodule("odd").weight[0, 0] = 1e6  # type: ignore[index,operator]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpu_integers, "_is_quicker", lambda half, integers, x: True)
-        made = to_integers(net, [X[:2]], [X], {})
+        told: list[str] = []
+        made = to_integers(net, [X[:2]], [X], {}, warn=told.append)
     assert precisions(made) == {"first": "int8", "second": "int8", "wide": "int8", "odd": "bf16"}
+    assert len(told) == 1
+    assert "beyond the range" in told[0]
 
 
 def test_the_file_computes_what_the_graph_does(

@@ -30,6 +30,8 @@ DYNAMIC = PtqConfig(mode="dynamic")
         (PtqConfig(mode="weight_only"), ["torchscript"], "auto", "config"),
         (replace(DYNAMIC, smoothquant=True), ["torchscript"], "auto", "config"),
         (replace(DYNAMIC, granularity="per_tensor"), ["torchscript"], "auto", "config"),
+        (replace(DYNAMIC, overrides={"a": "int8", "b": "fp16"}), ["torchscript"], "auto", None),
+        (replace(DYNAMIC, overrides={"a": "fp32"}), ["torchscript"], "auto", "config"),
         (QatConfig(), ["torchscript"], "auto", "method"),
         (MixedConfig(), ["torchscript"], "auto", "method"),
         (ConvertConfig(), ["torchscript", "onnx"], "auto", "formats"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -37,6 +38,20 @@ def off(found: Tensor, wanted: Tensor) -> float:
     return float(((found.double() - wanted).norm() / wanted.norm()).detach())
 
 
+def check_gradients(
+    y: Tensor, wanted: Tensor, leaves: Sequence[Tensor], doubles: Sequence[Tensor]
+) -> None:
+    gradient = torch.randn_like(y)
+    y.backward(gradient)  # type: ignore[no-untyped-call]
+    wanted.backward(gradient.double())  # type: ignore[no-untyped-call]
+    for leaf, double in zip(leaves, doubles, strict=True):
+        assert leaf.grad is not None
+        assert double.grad is not None
+        assert leaf.grad.dtype == leaf.dtype
+        is_image = leaf.dim() == 4
+        assert off(leaf.grad, double.grad) < (TOLERANCE[y.dtype] if is_image else 1e-5)
+
+
 def quick(y: Tensor) -> bool:
     """Whether an answer came the quicker way, whose last operation is a change of axes."""
     return y.grad_fn is not None and y.grad_fn.name() == "_BatchNormBackward"
@@ -63,15 +78,7 @@ def test_training_gives_the_formula_and_its_gradients(channels: int, dtype: torc
     assert off(running_mean, wanted_mean) < 1e-6
     assert off(running_var, wanted_var) < 1e-6
 
-    gradient = torch.randn_like(y)
-    y.backward(gradient)  # type: ignore[no-untyped-call]
-    wanted.backward(gradient.double())  # type: ignore[no-untyped-call]
-    for leaf, double in zip((x, weight, bias), leaves, strict=True):
-        assert leaf.grad is not None
-        assert double.grad is not None
-        assert leaf.grad.dtype == leaf.dtype
-        is_image = leaf.dim() == 4
-        assert off(leaf.grad, double.grad) < (TOLERANCE[dtype] if is_image else 1e-5)
+    check_gradients(y, wanted, (x, weight, bias), leaves)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -84,13 +91,7 @@ def test_frozen_it_goes_by_the_running_figures_and_still_learns(dtype: torch.dty
     wanted = formula(leaves[0], mean.double(), variance.double(), leaves[1], leaves[2])
     y = batch_norm(x, mean, variance, weight, bias, False, MOMENTUM, EPS)
     assert off(y, wanted) < TOLERANCE[dtype]
-    gradient = torch.randn_like(y)
-    y.backward(gradient)  # type: ignore[no-untyped-call]
-    wanted.backward(gradient.double())  # type: ignore[no-untyped-call]
-    for leaf, double in zip((x, weight, bias), leaves, strict=True):
-        assert leaf.grad is not None
-        assert double.grad is not None
-        assert off(leaf.grad, double.grad) < TOLERANCE[dtype]
+    check_gradients(y, wanted, (x, weight, bias), leaves)
     assert torch.equal(mean, kept[0])
     assert torch.equal(variance, kept[1])
 
