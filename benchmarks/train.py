@@ -97,7 +97,8 @@ def show_speed(bench: Bench, epochs: int) -> None:
         found["engine"].append(points(result))
     for name in rates:
         mean = statistics.mean(rates[name])
-        print(f"  {name:8} {mean:8.0f} images/s   top1 {spread(found[name])}")
+        each = ", ".join(f"{rate:.0f}" for rate in rates[name])
+        print(f"  {name:8} {mean:8.0f} images/s ({each})   top1 {spread(found[name])}")
     ratio = statistics.mean(rates["engine"]) / statistics.mean(rates["plain"])
     print(f"  {ratio:.2f} times the images", flush=True)
 

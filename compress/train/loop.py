@@ -13,6 +13,7 @@ from torch import nn
 from compress.errors import LabelMismatch, NothingToTrain
 from compress.progress import Progress
 from compress.spec.training import DEFAULT_EPOCHS, TrainingConfig
+from compress.train.allocator import kept_memory
 from compress.train.checkpoint import CheckpointFile
 from compress.train.data import TrainingData
 from compress.train.machine import bring_home, choose_machine, steady
@@ -111,7 +112,8 @@ def fit(
     machine = choose_machine(trainee, few.inputs, config, device)
     if config.amp == "bf16" and not machine.bf16:
         progress.warn("The model does not run in bfloat16, so it is trained in float32.")
-    with steady(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    seeded = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with kept_memory(), steady(device), seeded:
         torch.manual_seed(seed + (_PHASES.get(phase, 0) << 32))
         run = Run(trainee, objective, data, config, machine, steps, phase, progress, on_step)
         file = CheckpointFile(checkpoints, phase, run.fingerprint(seed))

@@ -11,6 +11,7 @@ import torch
 
 from compress.progress import Progress
 from compress.spec.training import DistillConfig, TrainingConfig
+from compress.train.allocator import kept_memory
 from compress.train.data import TrainingData
 from compress.train.loading import Loader
 from compress.train.objective import Batch
@@ -58,15 +59,15 @@ def teach(
     def batches() -> Iterator[tuple[np.ndarray, Batch]]:
         return Loader(data, machine, size).every(rows)
 
-    remembers = len(rows) > 0 and teacher.remember(
-        batches,
-        data.dataset.samples,
-        len(rows),
-        scratch,
-        lambda done: progress.part(
+    def tell(done: int) -> None:
+        progress.part(
             start + (end - start) * done / len(rows), f"teacher answering {done}/{len(rows)}"
-        ),
-    )
+        )
+
+    with kept_memory():
+        remembers = len(rows) > 0 and teacher.remember(
+            batches, data.dataset.samples, len(rows), scratch, tell
+        )
     if not remembers and not changes:
         progress.note(
             "The teacher answers anew in each step: its answers do not fit the disk, or differ in "
