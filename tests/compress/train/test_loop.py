@@ -23,7 +23,6 @@ from compress.spec.training import TrainingConfig
 from compress.train import loop, telling
 from compress.train.data import TrainingData
 from compress.train.machine import Machine
-from compress.train.objective import labels_alone
 from compress.train.optimizing import rate_at
 from tests.compress.sinks import Recorder
 from tests.compress.train import runs
@@ -252,17 +251,3 @@ def test_bfloat16_that_the_model_does_not_take_is_told(monkeypatch: pytest.Monke
     config = TrainingConfig(epochs=1, batch_size=32, amp="bf16")
     runs.train(runs.net(), runs.digit_data(), config, sink=sink)
     assert "The model does not run in bfloat16, so it is trained in float32." in sink.warnings
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_gpu_trains_and_gives_the_model_back() -> None:
-    model, sink = runs.net(), runs.Listener()
-    loop.fit(
-        model, labels_alone(), runs.digit_data(),
-        TrainingConfig(epochs=8, batch_size=32, learning_rate=1e-2),
-        phase="distill", seed=0, device=torch.device("cuda"), checkpoints=None,
-        progress=runs.started(sink),
-    )  # fmt: skip
-    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
-    assert sink.figures[-1]["accuracy"] > 0.8
