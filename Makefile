@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-fast check up clean
+.PHONY: demo test test-fast test-gpu test-pretend-cuda check up clean
 
 demo: $(VENV)/.server  ## train a small real net, compress it through the HTTP API, print the table
 	$(BIN)/python benchmarks/demo.py
@@ -18,6 +18,12 @@ test: $(VENV)/.dev  ## all tests; needs no server installed by hand
 
 test-fast: $(VENV)/.dev  ## without the tests that are slow or kill processes
 	$(SIDE_BY_SIDE) -m "not slow and not faults and not flow"
+
+test-gpu: $(VENV)/.dev  ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
+
+test-pretend-cuda: $(VENV)/.dev  ## the same, on the processor in disguise; needs a C++ compiler
+	$(BIN)/python -m pytest -p tests.pretend_cuda -m gpu
 
 check: $(VENV)/.dev  ## lint, format, types, import contracts
 	$(BIN)/ruff check .

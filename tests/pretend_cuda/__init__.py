@@ -90,6 +90,20 @@ def _on_stream(stream: _Stream) -> Iterator[None]:
     yield
 
 
+_deepcopy = torch.Tensor.__deepcopy__
+
+
+def _copied(tensor: torch.Tensor, memo: dict[int, Any]) -> torch.Tensor:
+    """Copy as `copy.deepcopy` does; storages in Python know no device that was not built in."""
+    if tensor.device.type != "cuda" or id(tensor) in memo:
+        return _deepcopy(tensor, memo)  # type: ignore[no-any-return]
+    copy = tensor.detach().clone(memory_format=torch.preserve_format)
+    if isinstance(tensor, torch.nn.Parameter):
+        copy = torch.nn.Parameter(copy, tensor.requires_grad)
+    memo[id(tensor)] = copy
+    return copy
+
+
 def _disguise() -> None:
     """Put in place what of `torch.cuda` a build without CUDA lacks, and Tersor uses."""
     cuda: Any = torch.cuda
@@ -105,6 +119,7 @@ def _disguise() -> None:
     cuda.get_rng_state = lambda *_: torch.get_rng_state()
     cuda.set_rng_state = lambda state, *_: torch.set_rng_state(state)
     cuda.set_sync_debug_mode = lambda mode: _device.forbid_waiting(mode in (2, "error"))
+    torch.Tensor.__deepcopy__ = _copied  # type: ignore[method-assign]
     torch.Tensor.record_stream = lambda self, stream: None  # type: ignore[method-assign]
     torch._C._jit_set_texpr_fuser_enabled(False)  # it would compile for CUDA
 

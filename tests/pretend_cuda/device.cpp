@@ -211,14 +211,10 @@ void run_on_processor(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     auto& argument = const_cast<c10::IValue&>(value);
     if (argument.isTensor()) {
       argument = take(argument.toTensor());
-    } else if (argument.isTensorList()) {
-      std::vector<Tensor> list;
-      for (const Tensor& each : argument.toTensorVector()) list.push_back(take(each));
-      argument = c10::List<Tensor>(list);
-    } else if (argument.isOptionalTensorList()) {
-      c10::List<std::optional<Tensor>> list;
-      for (std::optional<Tensor> each : argument.toOptionalTensorList())
-        list.push_back(each ? std::optional<Tensor>(take(*each)) : each);
+    } else if (argument.isList() && argument.toListRef().size()) {  // of tensors, or of optional ones
+      auto list = argument.toList().copy();
+      for (size_t i = 0; i < list.size(); i++)
+        if (list.get(i).isTensor()) list.set(i, take(list.get(i).toTensor()));
       argument = list;
     } else if (argument.isDevice() && argument.toDevice().is_cuda()) {
       argument = c10::Device(at::kCPU);
