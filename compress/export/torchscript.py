@@ -29,6 +29,9 @@ from compress.structure import batch_length, cast_floats
 
 _MIN_MATCH_DB = 100.0
 """Loaded and in-memory run the same kernels; 100 dB leaves room for another order of sums."""
+_MIN_MATCH_GPU_DB = 35.0
+"""Of files for GPUs, which compute in 16 bits: weights that lie otherwise in a file than in memory may
+have another kernel, and a rounding is worth 48 dB in bfloat16, 66 dB in float16."""
 
 
 def export_torchscript(
@@ -132,7 +135,7 @@ def _verify(
         for left, right in zip(output_tensors(reference), output_tensors(output), strict=True):
             meter.add(left, right)
         worst_db = min(worst_db, meter.sqnr_db)
-    if worst_db < _MIN_MATCH_DB:
+    if worst_db < (_MIN_MATCH_DB if device.type == "cpu" else _MIN_MATCH_GPU_DB):
         raise ExportFailed(
             f"The file, loaded afresh, differs from the model in memory ({worst_db:.0f} dB)."
         )

@@ -23,6 +23,8 @@ from compress.train.rows import RowReader
 
 _MOST_DISK_SHARE = 0.5
 """Of the free disk, that answers may take."""
+_ALIKE = 0.1
+"""Relative difference of answers that are the same but for rounding, in bfloat16 too."""
 _OUTPUT = ""
 """Where the answer itself stands among the layers."""
 
@@ -98,8 +100,9 @@ class Teacher:
             on_samples: Receives the number of samples answered.
 
         Returns:
-            Whether it remembers; not where the files would fill the disk, nor where answers of
-            one batch differ in shape from those of another.
+            Whether it remembers; not where the files would fill the disk, nor where the answer to
+            a sample hangs on the others in its batch, as in contrastive models, or differs in shape
+            from batch to batch.
         """
         files: dict[str, BinaryIO] = {}
         shapes: dict[str, torch.Size] = {}
@@ -113,7 +116,7 @@ class Teacher:
                 rows = {name: tensor.shape[1:] for name, tensor in found.items()}
                 if not shapes:
                     shapes = rows
-                    if not self._fits(found, answered, folder):
+                    if not self._fits(found, answered, folder) or self._hangs_together(batch):
                         return False
                     for index, name in enumerate(found):
                         files[name] = (folder / f"answers-{index}.f32").open("wb")
@@ -150,6 +153,20 @@ class Teacher:
             return None
         found = self._rows.read(places)
         return Answers(found.pop(_OUTPUT), found)
+
+    def _hangs_together(self, batch: Batch) -> bool:
+        """Whether half of the samples, alone, are answered otherwise than among the others."""
+        some, *others = batch.parts(2)
+        if not others:
+            return False
+        whole = self._flat(self.answer(batch.inputs))
+        for name, alone in self._flat(self.answer(some.inputs)).items():
+            among = whole[name][: len(some)]
+            if alone.shape != among.shape:
+                return True
+            if float((alone - among).norm()) > _ALIKE * float(among.norm()):
+                return True
+        return False
 
     def _flat(self, answers: Answers) -> dict[str, Tensor]:
         return {_OUTPUT: answers.output, **answers.features}

@@ -70,7 +70,7 @@ def teach(
         )
     if not remembers and not changes:
         progress.note(
-            "The teacher answers anew in each step: its answers do not fit the disk, or differ in "
-            "shape from batch to batch."
+            "The teacher answers anew in each step: its answers do not fit the disk, hang on the "
+            "other samples of a batch, or differ in shape from batch to batch."
         )
     return data.taught_by(teacher)

@@ -122,10 +122,10 @@ def validate(
             if classes and batch.label is not None:
                 label_share = (batch.label != IGNORED).sum() / labels
             whole = complete(replace(batch, share=share, label_share=label_share))
-            told = tell_refusals("The model does not run on samples that are kept back")
-            with told, machine.computing():
-                output = model(*whole.inputs)
-            loss += objective(output, whole).total
+            with tell_refusals("The model does not run on samples that are kept back"):
+                with machine.computing():
+                    output = model(*whole.inputs)
+                loss += objective(output, whole).total
             if classes and batch.label is not None:
                 said = class_rows(primary_output(output), batch.label).argmax(1)
                 hits += (said == batch.label.reshape(-1)).sum()

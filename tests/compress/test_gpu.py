@@ -19,6 +19,8 @@ from compress.spec import ConvertConfig, DistillConfig, EngineSpec, PtqConfig
 from tests.compress import digits
 from tests.compress.sinks import Recorder
 from tests.compress.train import runs
+from tests.compress.zoo.entry import export
+from tests.compress.zoo.registry import ENTRIES
 
 HALF = EngineSpec(method="convert", config=ConvertConfig(precision="fp16"), backend="cuda")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -175,3 +177,23 @@ def test_a_gpu_computes_integers_as_the_processor_does(rows: int) -> None:
     x = torch.randn(rows, 64)
     there = layer.to("cuda")(x.to("cuda")).cpu()
     torch.testing.assert_close(there, layer.to("cpu")(x), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_pruned_transformer_is_delivered_for_a_gpu(tmp_path: Path) -> None:
+    entry = ENTRIES["hf_gpt2_eager"]  # cut weights lie otherwise in the file than in memory
+    (tmp_path / "m.pt").write_bytes(export(entry.model(), entry.example(), "trace"))
+    [ids] = entry.inputs(False, 16, entry.extent)
+    np.savez(tmp_path / "t.npz", input=ids.numpy())
+    out = tmp_path / "out"
+    out.mkdir()
+    spec = EngineSpec(
+        method="distill", config=DistillConfig(prune=0.5, steps=3, batch_size=8), backend="cuda",
+        device="cuda",
+    )  # fmt: skip
+    inputs = Inputs(
+        model=tmp_path / "m.pt", training=tmp_path / "t.npz", evaluation=tmp_path / "t.npz"
+    )
+    (artifact,) = run(spec, inputs, Recorder(), out).artifacts
+    assert artifact.compression_ratio > 2

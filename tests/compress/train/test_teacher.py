@@ -62,6 +62,36 @@ def test_where_samples_change_only_those_kept_back_are_remembered(tmp_path: Path
     assert reader.read(data.training[:9], with_answers=True).answers is None
 
 
+class Contrastive(nn.Module):
+    """Compares each sample with the others of its batch, as CLIP does."""
+
+    def __init__(self, *, keeps_shape: bool) -> None:
+        super().__init__()
+        self.mix = nn.Linear(64, 10)
+        self.keeps_shape = keeps_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.mix(x.flatten(1))
+        return rows - rows.mean(0) if self.keeps_shape else rows @ rows.t()
+
+
+@pytest.mark.parametrize("keeps_shape", [False, True])
+def test_answers_that_hang_on_other_samples_of_a_batch_are_not_remembered(
+    keeps_shape: bool, tmp_path: Path
+) -> None:
+    pixels = torch.rand(4, 1, 8, 8)
+    scripted = torch.jit.script(Contrastive(keeps_shape=keeps_shape).eval())
+    teacher = Teacher(lift(scripted, [pixels], verify=False).graph_module)
+    data = teach(
+        runs.digit_data(), teacher, CONFIG,
+        device=runs.CPU, scratch=tmp_path, progress=runs.started(Recorder()),
+    )  # fmt: skip
+    assert data.teacher is not None
+    assert not data.teacher.remembers
+    batch = data.reader().read(data.training[:6], with_answers=True)
+    assert batch.answers is None
+
+
 def test_a_disk_that_is_too_small_makes_it_answer_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
