@@ -30,8 +30,8 @@ from compress.structure import batch_length, cast_floats
 _MIN_MATCH_DB = 100.0
 """Loaded and in-memory run the same kernels; 100 dB leaves room for another order of sums."""
 _MIN_MATCH_GPU_DB = 35.0
-"""Of files for GPUs, which compute in 16 bits: weights that lie otherwise in a file than in memory may
-have another kernel, and a rounding is worth 48 dB in bfloat16, 66 dB in float16."""
+"""Of files for GPUs, which compute in 16 bits: a rounding is worth 48 dB in bfloat16, 66 dB in
+float16, and weights that lie otherwise in a file than in memory may have another kernel."""
 
 
 def export_torchscript(
