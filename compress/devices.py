@@ -56,8 +56,25 @@ def move(model: nn.Module, device: torch.device) -> None:
         for node in named:
             node.args = tuple(map(there, node.args))
             node.kwargs = {name: there(value) for name, value in node.kwargs.items()}
-        if named:
+        if named or (device.type != "cpu" and _keep_lengths(part.graph)):
             part.recompile()
+
+
+def _keep_lengths(graph: fx.Graph) -> bool:
+    """Hand lengths of sequences that are packed to the processor; return whether there are any.
+
+    Packing takes them there alone, wherever the sequences are.
+    """
+    packs = graph.find_nodes(
+        op="call_function", target=torch.ops.aten._pack_padded_sequence.default
+    )
+    for node in packs:
+        sequences, lengths, *others = node.args
+        if isinstance(lengths, fx.Node) and lengths.target == "cpu":
+            continue
+        with graph.inserting_before(node):
+            node.args = (sequences, graph.call_method("cpu", (lengths,)), *others)
+    return bool(packs)
 
 
 def bring(value: Any, device: torch.device) -> Any:

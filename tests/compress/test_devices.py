@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from compress.devices import CPU, device_of, find_device, from_processor, move
 from compress.errors import DeviceUnavailable
+from compress.lift import lift, load_model
 
 
 def test_devices_that_lifted_code_names_move_with_the_model() -> None:
@@ -44,3 +48,26 @@ def test_a_model_elsewhere_is_given_and_answers_tensors_of_the_processor() -> No
     assert seen == [meta]
     assert answer[0].tolist() == [3, 3]
     assert from_processor(run, CPU) is run
+
+
+class Packed(nn.Module):
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = pack_padded_sequence(x, lengths, batch_first=True)
+        return pad_packed_sequence(packed, batch_first=True)[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_lengths_of_packed_sequences_are_the_processors(tmp_path: Path) -> None:
+    given = torch.rand(2, 5, 3), torch.tensor([5, 2])
+    torch.jit.script(Packed()).save(str(tmp_path / "model.pt"))
+    expected = Packed()(*given)
+    there = [each.cuda() for each in given]
+    device = torch.device("cuda")
+    assert torch.equal(load_model(tmp_path / "model.pt", device)(*there).cpu(), expected)
+    lifted = lift(load_model(tmp_path / "model.pt"), list(given)).graph_module
+    for _ in range(2):
+        move(lifted, device)
+        assert torch.equal(lifted(*there).cpu(), expected)
+    move(lifted, CPU)
+    assert torch.equal(lifted(*given), expected)

@@ -13,13 +13,17 @@ from compress.lift.devices import use_device_
 GIVEN = torch.randn(2, 4, generator=torch.Generator().manual_seed(3))
 
 
+def ramp(length: int) -> Tensor:
+    return torch.arange(length, device=torch.device("cuda", 0))
+
+
 class OnGpu(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.mix = nn.Linear(4, 4)
 
     def helper(self, x: Tensor) -> Tensor:
-        return x + torch.arange(4, device=torch.device("cuda", 0))
+        return x + ramp(4)
 
     def forward(self, x: Tensor) -> Tensor:
         shift = torch.ones([x.size(0), 4], device="cuda:0")
