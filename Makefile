@@ -8,16 +8,16 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/.server  ## train a small real net, compress it through the HTTP API, print the table
 	$(BIN)/python benchmarks/demo.py
 
-# Tests inside one process run in two at a time, each computing with one thread; those that start a
-# service of several processes have the machine to themselves.
-SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two files of tests at a time. Those inside one process compute with one thread each; those that start
+# services of several processes, which mostly wait, come after them.
+TWO_AT_A_TIME := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(VENV)/.dev  ## all tests; needs no server installed by hand
-	$(SIDE_BY_SIDE) -m "not faults and not flow"
-	$(BIN)/python -m pytest -m "faults or flow"
+	OMP_NUM_THREADS=1 $(TWO_AT_A_TIME) -m "not faults and not flow"
+	$(TWO_AT_A_TIME) -m "faults or flow"
 
 test-fast: $(VENV)/.dev  ## without the tests that are slow or kill processes
-	$(SIDE_BY_SIDE) -m "not slow and not faults and not flow"
+	OMP_NUM_THREADS=1 $(TWO_AT_A_TIME) -m "not slow and not faults and not flow"
 
 test-gpu: $(VENV)/.dev  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu

@@ -160,7 +160,9 @@ def test_a_quantized_model_learns_without_labels_and_the_file_computes_what_was_
     assert torchscript["quality"]["value"] == pytest.approx(found)
     assert training["student_after"]["value"] == pytest.approx(found, abs=0.002)
     assert onnx["quality"]["value"] == pytest.approx(found, abs=0.01)
-    assert training["student_after"]["value"] >= training["student_before"]["value"]
+    assert training["student_before"]["value"] > 0.9
+    judged = [row["validation_loss"] for row in training["curve"]]
+    assert training["final"]["validation_loss"] <= min(judged)
     assert torchscript["quality"]["drop"] < 0.03
     assert training["teacher"]["value"] == pytest.approx(top1(digits.trained()))
     assert len(training["curve"]) == 8
