@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,36 +19,77 @@ _ABSURD = {"sgd": 5.0, "adamw": 0.1}
 _NEGLIGIBLE = 1e-9
 
 
-def make_optimizer(modules: Iterable[nn.Module], config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of all parameters that learn.
+class Optimizer:
+    """Changes all parameters that learn by their gradients.
 
-    Vectors, which biases and normalisations are, do not decay.
-
-    Args:
-        modules: On the device that they are trained on.
-        config: Which optimizer.
+    torch's fused kernels copy what is not contiguous, there and back: each weight of a convolution
+    that lies pixel by pixel, its gradient and both its means, at each step. They are given views
+    that are contiguous.
     """
-    learning = {
-        id(parameter): parameter
-        for module in modules for parameter in module.parameters() if parameter.requires_grad
-    }  # fmt: skip
-    groups = [
-        {"params": [p for p in learning.values() if p.dim() > 1],
-         "weight_decay": config.weight_decay},
-        {"params": [p for p in learning.values() if p.dim() <= 1], "weight_decay": 0.0},
-    ]  # fmt: skip
-    groups = [group for group in groups if group["params"]]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, config.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=True
+
+    def __init__(self, modules: Iterable[nn.Module], config: TrainingConfig) -> None:
+        """Take what learns.
+
+        Vectors, which biases and normalisations are, do not decay.
+
+        Args:
+            modules: On the device that they are trained on, laid out as they will stay.
+            config: Which optimizer, and how long gradients may be.
+        """
+        learning = {
+            id(parameter): parameter
+            for module in modules for parameter in module.parameters() if parameter.requires_grad
+        }  # fmt: skip
+        self._clip = config.gradient_clip
+        self._taken = [(parameter, *_as_it_lies(parameter)) for parameter in learning.values()]
+        self._views = [view for _, view, _ in self._taken]
+        groups = [
+            {"params": [p for p in self._views if p.dim() > 1],
+             "weight_decay": config.weight_decay},
+            {"params": [p for p in self._views if p.dim() <= 1], "weight_decay": 0.0},
+        ]  # fmt: skip
+        groups = [group for group in groups if group["params"]]
+        self._torchs: torch.optim.Optimizer = (
+            torch.optim.SGD(
+                groups, config.learning_rate, momentum=_MOMENTUM, nesterov=True, fused=True
+            )
+            if config.optimizer == "sgd"
+            else torch.optim.AdamW(groups, config.learning_rate, fused=True)
         )
-    return torch.optim.AdamW(groups, config.learning_rate, fused=True)
+
+    def forget(self) -> None:
+        """Drop all gradients."""
+        for parameter, _, _ in self._taken:
+            parameter.grad = None
+
+    def step(self, rate: float) -> None:
+        """Go a step at a learning rate."""
+        for parameter, view, order in self._taken:
+            if order is not None:
+                view.grad = None if parameter.grad is None else parameter.grad.permute(order)
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(self._views, self._clip)
+        for group in self._torchs.param_groups:
+            group["lr"] = rate
+        self._torchs.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is to be kept."""
+        return self._torchs.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self._torchs.load_state_dict(state)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of all parameters."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+def _as_it_lies(parameter: nn.Parameter) -> tuple[nn.Parameter, list[int] | None]:
+    """Return a contiguous view and the order of its axes; the parameter and None if it is one."""
+    if not parameter.is_contiguous():
+        order = sorted(range(parameter.dim()), key=parameter.stride, reverse=True)
+        view = parameter.detach().permute(order)
+        if view.is_contiguous():
+            return nn.Parameter(view), order
+    return parameter, None
 
 
 def rate_at(step: int, steps: int, config: TrainingConfig) -> float:

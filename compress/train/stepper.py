@@ -17,7 +17,7 @@ from compress.train.data import TrainingData
 from compress.train.figures import TOTAL
 from compress.train.machine import Machine
 from compress.train.objective import Batch, Loss, Objective
-from compress.train.optimizing import make_optimizer, rate_at, set_rate
+from compress.train.optimizing import Optimizer, rate_at
 from compress.train.refusing import tell_refusals
 
 
@@ -41,16 +41,16 @@ class Stepper:
         self._trainee, self._objective, self._data = trainee, objective, data
         self._config, self._machine, self._warn = config, machine, warn
         self._pristine = _with_state(trainee)
-        self._optimizer = make_optimizer([trainee, objective], config)
+        self._optimizer = Optimizer([trainee, objective], config)
         self.parts = config.gradient_accumulation
 
     def state(self) -> dict[str, Any]:
         """Return all that is to be kept, beside the models."""
-        return {"optimizer": self._optimizer.state_dict(), "parts": self.parts}
+        return {"optimizer": self._optimizer.state(), "parts": self.parts}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on from a state."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.load(state["optimizer"])
         self.parts = state["parts"]
 
     def learn(self, batch: Batch, step: int, steps: int) -> dict[str, Tensor]:
@@ -61,19 +61,15 @@ class Stepper:
             ModelFailed: The model does not run in train mode.
             OutOfMemory: Not even two samples at a time fit on the GPU.
         """
-        set_rate(self._optimizer, rate_at(step, steps, self._config))
         while True:
-            self._optimizer.zero_grad()
+            self._optimizer.forget()
             try:
                 losses = [self._backward(part) for part in batch.parts(self.parts)]
                 break
             except torch.OutOfMemoryError:
                 pass  # what the error holds on to must go first
             self._halve(step, len(batch))
-        if self._config.gradient_clip is not None:
-            learning = [p for group in self._optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(learning, self._config.gradient_clip)
-        self._optimizer.step()
+        self._optimizer.step(rate_at(step, steps, self._config))
         total = torch.stack([loss.total.detach() for loss in losses]).sum()
         return {TOTAL: total} | {
             name: torch.stack([loss.parts[name] for loss in losses]).sum()
