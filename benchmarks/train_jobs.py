@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.images import Images, Residual, trained
+from compress.export.builtins import forget_builtins_
 from compress.pipeline import run
 from compress.result import Inputs, Result
 from compress.spec import EngineSpec
@@ -69,6 +70,7 @@ class Bench:
         return self.folder / name
 
     def save(self, name: str, model: nn.Module) -> Path:
+        forget_builtins_()
         torch.jit.script(model.eval()).save(self.folder / name)
         return self.folder / name
 
