@@ -59,8 +59,8 @@ class Optimizer:
 
     def forget(self) -> None:
         """Drop all gradients."""
-        for parameter, _, _ in self._taken:
-            parameter.grad = None
+        for parameter, view, _ in self._taken:
+            parameter.grad = view.grad = None
 
     def step(self, rate: float) -> None:
         """Go a step at a learning rate."""

@@ -116,7 +116,9 @@ class Teacher:
                 rows = {name: tensor.shape[1:] for name, tensor in found.items()}
                 if not shapes:
                     shapes = rows
-                    if not self._fits(found, answered, folder) or self._hangs_together(batch):
+                    if not self._fits(found, answered, folder) or self._hangs_together(
+                        batch, found
+                    ):
                         return False
                     for index, name in enumerate(found):
                         files[name] = (folder / f"answers-{index}.f32").open("wb")
@@ -154,12 +156,11 @@ class Teacher:
         found = self._rows.read(places)
         return Answers(found.pop(_OUTPUT), found)
 
-    def _hangs_together(self, batch: Batch) -> bool:
-        """Whether half of the samples, alone, are answered otherwise than among the others."""
+    def _hangs_together(self, batch: Batch, whole: dict[str, Tensor]) -> bool:
+        """Whether half of the samples, alone, are answered otherwise than among all of them."""
         some, *others = batch.parts(2)
         if not others:
             return False
-        whole = self._flat(self.answer(batch.inputs))
         for name, alone in self._flat(self.answer(some.inputs)).items():
             among = whole[name][: len(some)]
             if alone.shape != among.shape:

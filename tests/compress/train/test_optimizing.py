@@ -95,6 +95,16 @@ def test_weights_learn_as_torchs_do_however_they_lie(kind: Any) -> None:
     assert ours.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_forgotten_gradients_take_no_memory() -> None:
+    layer = nn.Conv2d(3, 4, 3, bias=False).to(memory_format=torch.channels_last)
+    optimizer = Optimizer([layer], TrainingConfig())
+    layer(torch.ones(1, 3, 8, 8)).sum().backward()
+    optimizer.step(0.1)
+    assert all(each.grad is not None for each in (layer.weight, *optimizer._views))
+    optimizer.forget()
+    assert all(each.grad is None for each in (layer.weight, *optimizer._views))
+
+
 def test_a_state_goes_on_as_if_nothing_had_been() -> None:
     def model() -> nn.Module:
         return runs.net().to(memory_format=torch.channels_last)
